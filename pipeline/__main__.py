@@ -1,0 +1,127 @@
+"""The one command line: `python -m pipeline <command>`. A stage is imported only when it runs."""
+
+import argparse
+import errno
+import importlib
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from pipeline.errors import BadInput, PlaceByHand
+
+# stage: (what its arguments name, what it does)
+STAGES = {
+    "code": ((), "write the digests of the code that each stage runs"),
+    "fetch": (("dataset",), "bring a dataset to this machine and list its files"),
+    "prepare": (("dataset",), "check a dataset and bring it into the common form"),
+    "propose": (("method", "dataset"), "make region proposals"),
+    "weights": (("name",), "make or fetch starting weights"),
+    "train": (("run",), "train a network by masks"),
+    "boxsup": (("run",), "train a network by boxes"),
+    "predict": (("evaluation",), "segment the images of an evaluation"),
+    "evaluate": (("evaluation",), "measure the predictions of an evaluation"),
+    "report": ((), "write reports/ from all that was measured"),
+}
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one command. Returns its exit code, as listed in `pipeline.errors`."""
+    given = _parser().parse_args(arguments)
+    try:
+        return given.call(given) or 0
+    except BadInput as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except PlaceByHand as error:
+        print(f"needs a file: {error}", file=sys.stderr)
+        return 3
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        print(
+            f"error: {error.filename or 'a file'}: the disk is full. What was finished is kept; "
+            "make room and run again",
+            file=sys.stderr,
+        )
+        return 2
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m pipeline", description=__doc__)
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+
+    def command(name: str, text: str, call: Callable) -> argparse.ArgumentParser:
+        new = commands.add_parser(name, help=text, description=text)
+        new.set_defaults(call=call)
+        return new
+
+    for stage, (names, text) in STAGES.items():
+        new = command(stage, f"stage: {text}", _run_stage)
+        new.set_defaults(stage=stage)
+        for name in names:
+            new.add_argument(name)
+
+    new = command("activate", "copy runs of the catalogue into params.yaml", _activate)
+    new.add_argument("names", nargs="+", metavar="FILE/NAME", help="e.g. wu2016/table7_voc")
+    new.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="overrides")
+    new.add_argument("--dry-run", action="store_true", help="only say what that means")
+    new = command("deactivate", "take runs out of params.yaml", _deactivate)
+    new.add_argument("names", nargs="+", metavar="NAME")
+    new = command("study", "run a group of the catalogue over several seeds", _study)
+    new.add_argument("name")
+    new.add_argument("--jobs", type=int, default=2, help="trainings at a time (default 2)")
+    new = command("prune", "remove finished work folders", _prune)
+    new.add_argument("--all", action="store_true", help="unfinished ones too")
+    command("paper-map", "write docs/PAPER_MAP.md: equation to line", _paper_map)
+    return parser
+
+
+def _run_stage(given: argparse.Namespace) -> None:
+    root = Path()
+    run = getattr(importlib.import_module(f"pipeline.stages.{given.stage}"), given.stage)
+    keys = [getattr(given, name) for name in STAGES[given.stage][0]]
+    if given.stage == "code":  # needs no parameters, and must run while they are being edited
+        run(root)
+        return
+    from pipeline.params import load_params
+
+    run(root, load_params(root / "params.yaml"), *keys)
+
+
+def _activate(given: argparse.Namespace) -> None:
+    from pipeline import catalogue
+
+    overrides = catalogue.parse_overrides(given.overrides)
+    if given.dry_run:
+        print(catalogue.dry_run(Path(), given.names, overrides))
+    else:
+        print("\n".join(catalogue.activate(Path(), given.names, overrides)))
+
+
+def _deactivate(given: argparse.Namespace) -> None:
+    from pipeline import catalogue
+
+    catalogue.deactivate(Path(), given.names)
+
+
+def _study(given: argparse.Namespace) -> None:
+    from pipeline.study import study
+
+    study(Path(), given.name, jobs=given.jobs)
+
+
+def _prune(given: argparse.Namespace) -> None:
+    from pipeline.pruning import prune
+
+    for folder in prune(Path(), all=given.all):
+        print(f"removed {folder}")
+
+
+def _paper_map(given: argparse.Namespace) -> None:
+    from pipeline.paper_map import write_paper_map
+
+    write_paper_map(Path())
+
+
+if __name__ == "__main__":
+    sys.exit(main())

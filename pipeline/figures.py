@@ -1,0 +1,137 @@
+"""Pictures for reports/figures: PNG files, drawn without a display.
+
+H x W pixels.
+"""
+
+import io
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch
+from PIL import Image
+
+from pipeline.categories import IGNORE, colour_map
+
+WIDTH = 2.2  # inches of one image
+
+
+def blend(image: np.ndarray, label_map: np.ndarray) -> np.ndarray:
+    """An image (H, W, 3) uint8 under the colours of its label map (H, W) uint8.
+
+    Background is the image at half brightness, a category its colour over the image, ignored
+    pixels white. Returns (H, W, 3) uint8.
+    """
+    grey = image.mean(axis=2, keepdims=True)  # (H, W, 1)
+    blended = np.where(
+        (label_map == 0)[..., None], image * 0.5, grey * 0.4 + colour_map()[label_map] * 0.6
+    )
+    blended[label_map == IGNORE] = 255
+    return blended.astype(np.uint8)
+
+
+def overlays(
+    path: Path,
+    headings: Sequence[str],
+    rows: Sequence[tuple[str, np.ndarray, Sequence[np.ndarray]]],
+    categories: Sequence[str],
+) -> None:
+    """Write a grid: a row per image, the image first, then it under each of its label maps.
+
+    Args:
+        headings: of the columns, the image's included.
+        rows: (name, image (H, W, 3) uint8, label maps (H, W) uint8), at least one.
+        categories: names by number, background first, for the legend.
+    """
+    tallest = max(image.shape[0] / image.shape[1] for _, image, _ in rows)
+    figure = Figure(
+        figsize=(WIDTH * len(headings), (WIDTH * tallest + 0.1) * len(rows) + 0.6),
+        layout="constrained",
+    )
+    axes = figure.subplots(len(rows), len(headings), squeeze=False)
+    for i, (name, image, label_maps) in enumerate(rows):
+        pictures = [image, *(blend(image, label_map) for label_map in label_maps)]
+        for axis, picture in zip(axes[i], pictures, strict=True):
+            axis.imshow(picture, interpolation="nearest")
+            axis.set_xticks([])
+            axis.set_yticks([])
+        axes[i][0].set_ylabel(name, fontsize=7)
+    for axis, heading in zip(axes[0], headings, strict=True):
+        axis.set_title(heading, fontsize=9)
+    shown = np.unique(np.concatenate([m.ravel() for _, _, maps in rows for m in maps]))
+    patches = [
+        Patch(color=tuple(colour_map()[c] / 255), label=categories[c])
+        for c in shown
+        if 0 < c < len(categories)
+    ]
+    if patches:
+        figure.legend(handles=patches, loc="outside lower center", ncols=8, fontsize=7)
+    _save(figure, path)
+
+
+def curves(path: Path, title: str, history: pd.DataFrame) -> None:
+    """Write the training loss, smoothed, and the learning rate over the steps.
+
+    Args:
+        history: a table of kind "history" with rows named "loss", and maybe "lr".
+    """
+    figure = Figure(figsize=(6, 3), layout="constrained")
+    left = figure.subplots()
+    left.set_title(title, fontsize=10)
+    left.set_xlabel("step")
+    left.set_ylabel("loss")
+    loss = history[history["name"] == "loss"].sort_values("step")
+    left.plot(loss["step"], loss["value"], color="0.8", linewidth=0.6)
+    left.plot(loss["step"], smooth(loss["value"].to_numpy()), color="C0", label="loss, smoothed")
+    left.set_ylim(bottom=0)
+    lr = history[history["name"] == "lr"].sort_values("step")
+    if not lr.empty:
+        right = left.twinx()
+        right.plot(lr["step"], lr["value"], color="C1", linewidth=1)
+        right.set_ylabel("learning rate", color="C1")
+        right.set_ylim(bottom=0)
+    left.legend(loc="upper right", fontsize=8)
+    _save(figure, path)
+
+
+def smooth(values: np.ndarray) -> np.ndarray:
+    """The mean over a window of a fiftieth of all values (N,), cut at the ends. Returns (N,)."""
+    window = max(1, len(values) // 50)
+    sums = np.convolve(values, np.ones(window), mode="same")
+    return sums / np.convolve(np.ones(len(values)), np.ones(window), mode="same")
+
+
+def label_quality(path: Path, title: str, rounds: Mapping[str, pd.DataFrame]) -> None:
+    """Write one line per run: quality of its estimated labels over the epochs.
+
+    Args:
+        rounds: {run: rows of its history named "label_mean_iou"}, fractions.
+    """
+    figure = Figure(figsize=(6, 3.5), layout="constrained")
+    axis = figure.subplots()
+    for run, rows in rounds.items():
+        percent = 100 * rows["value"]
+        if len(rows) == 1:  # labels that stay as they are
+            colour = f"C{len(axis.lines)}"
+            axis.axhline(percent.iloc[0], linestyle="--", color=colour, label=run)
+        else:
+            axis.plot(rows["epoch"], percent, marker="o", markersize=3, label=run)
+    axis.set_title(title, fontsize=10)
+    axis.set_xlabel("epoch")
+    axis.set_ylabel("mean IoU of the labels, %")
+    axis.legend(fontsize=8)
+    _save(figure, path)
+
+
+def _save(figure: Figure, path: Path) -> None:
+    """Write the PNG whole, in 256 colours: a third of the bytes, and they are kept in git."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.partial")
+    drawn = io.BytesIO()
+    figure.savefig(drawn, format="png", dpi=100)
+    with Image.open(drawn) as picture:
+        picture.convert("RGB").quantize(256).save(partial, format="PNG", optimize=True)
+    os.replace(partial, path)

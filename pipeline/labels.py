@@ -1,0 +1,245 @@
+"""From boxes to label maps: the estimates of BoxSup, rectangles and GrabCut.
+
+N boxes, P candidates, C categories, H x W pixels, S superpixels. Boxes are half-open
+``[x0, y0, x1, y1)``, inside the image; category 0 is background.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+
+from pipeline.boxes import area, box_mask
+from pipeline.proposals.form import Proposals
+
+
+class Choice(NamedTuple):
+    """What the label step decided for one box."""
+
+    proposal: int  # index of the candidate; -1: no candidate fits, the box's rectangle is used
+    rank: int  # its place among the candidates by cost, 0 is the cheapest
+    overlap_cost: float  # in [0, 1]; of the best candidate where none was chosen
+    regression_cost: float  # NaN where the network was not asked
+
+
+def overlap_costs(proposals: Proposals, boxes: np.ndarray) -> np.ndarray:
+    """1 - IoU between each box (N, 4) and the tight box of each candidate. Returns (N, P).
+
+    Implements: Dai2015 Eq. 2 (the term of one box and one candidate of its category).
+    Reading: IoU is of two boxes, for the annotation is only a box. The paper's 1 / N, the same for
+    all candidates of a box, is left out, which keeps the cost in [0, 1].
+    """
+    return 1 - proposals.iou_with_boxes(boxes).T
+
+
+def regression_costs(
+    proposals: Proposals,
+    boxes: np.ndarray,
+    categories: np.ndarray,
+    log_probabilities: np.ndarray,
+    *,
+    clip: float,
+) -> np.ndarray:
+    """What the network thinks of labelling each box by each candidate.
+
+    Implements: Dai2015 Eq. 3 (for one box at a time).
+    Reading: the paper sums over all pixels, up to 1e5 of them, beside an overlap cost of at most 1.
+    This is the mean of -log P over box and candidate together, with the box's category inside the
+    candidate and background in the rest of the box; elsewhere candidates do not differ.
+
+    With u = -log P of the category and v = -log P of background, for a box B and a candidate S
+
+        sum over B and S = sum_S u + sum_B v - sum_{S and B} v,
+
+    so two sums in each superpixel, u everywhere and v inside B, serve all candidates.
+
+    Args:
+        boxes: (N, 4).
+        categories: (N,), 1..C-1.
+        log_probabilities: (C, H, W) float32, natural logarithm.
+        clip: the largest -log P that one pixel counts.
+
+    Returns:
+        (N, P) float64 in [0, clip].
+    """
+    superpixels = proposals.superpixels.astype(np.intp)  # (H, W)
+    count = proposals.num_superpixels
+    wanted, column = np.unique(categories, return_inverse=True)
+    table = np.empty((count, len(wanted) + 2 * len(boxes)))  # (S, columns)
+    for i, category in enumerate(wanted):
+        u = np.minimum(-log_probabilities[category], clip)
+        table[:, i] = np.bincount(superpixels.ravel(), u.ravel(), minlength=count)
+    outside_all = np.empty(len(boxes))  # sum_B v
+    for i, (x0, y0, x1, y1) in enumerate(boxes):
+        within = superpixels[y0:y1, x0:x1].ravel()
+        v = np.minimum(-log_probabilities[0, y0:y1, x0:x1], clip).ravel()
+        outside_all[i] = v.sum(dtype=np.float64)
+        table[:, len(wanted) + i] = np.bincount(within, v, minlength=count)
+        table[:, len(wanted) + len(boxes) + i] = np.bincount(within, minlength=count)
+    inside, overlap, shared = np.split(
+        proposals.sums(table), [len(wanted), len(wanted) + len(boxes)], axis=1
+    )  # (P, categories), (P, N), (P, N)
+    pixels = area(boxes) + proposals.areas[:, None] - shared  # (P, N)
+    return ((inside[:, column] + outside_all - overlap) / pixels).T
+
+
+def image_costs(
+    proposals: Proposals,
+    boxes: np.ndarray,
+    categories: np.ndarray,
+    log_probabilities: np.ndarray | None,
+    *,
+    clip: float,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Both costs of every candidate for every box of an image.
+
+    Args:
+        log_probabilities: as in `regression_costs`; None asks no network.
+
+    Returns:
+        overlap costs (N, P) in [0, 1], and regression costs (N, P) in [0, clip], NaN for None.
+    """
+    overlap = overlap_costs(proposals, boxes)
+    if log_probabilities is None:
+        return overlap, np.full_like(overlap, np.nan)
+    return overlap, regression_costs(proposals, boxes, categories, log_probabilities, clip=clip)
+
+
+def candidate_costs(
+    proposals: Proposals,
+    box: np.ndarray,
+    category: int,
+    log_probabilities: np.ndarray | None,
+    *,
+    clip: float,
+) -> tuple[np.ndarray, np.ndarray]:
+    """`image_costs` of one box (4,). Returns overlap costs (P,) and regression costs (P,)."""
+    overlap, regression = image_costs(
+        proposals, np.asarray(box)[None], np.array([category]), log_probabilities, clip=clip
+    )
+    return overlap[0], regression[0]
+
+
+def choose(
+    overlap_cost: np.ndarray,
+    regression_cost: np.ndarray,
+    *,
+    lam: float,
+    top_k: int,
+    min_box_iou: float,
+    fallback_box_iou: float,
+    rng: np.random.Generator,
+) -> Choice:
+    """Draw one of the `top_k` cheapest candidates for a box, each as likely as the others.
+
+    Implements: Dai2015 Eq. 4, Dai2015 Sec. 4.3 (random sampling).
+    Reading: the paper picks the smallest cost, then samples from the k "largest"; both costs are to
+    be minimised, so it is the k smallest here.
+    Reading: the first label step meets a network whose last layer is new. Its feedback says nothing
+    and the caller starts with lam = 0: the overlap alone decides.
+    Reading: a young network that says background everywhere finds tiny masks cheap and learns still
+    less foreground from them. So only candidates whose box fits by `min_box_iou` compete; where
+    fewer than `top_k` do, the `top_k` that fit best. 0 lets all compete, as the paper does.
+    Reading: the paper does not say what becomes of a box without a fitting candidate. Under
+    `fallback_box_iou`, or without any overlap, it gets its rectangle.
+
+    Args:
+        overlap_cost: (P,) in [0, 1].
+        regression_cost: (P,); not looked at while lam is 0.
+        lam: weight of the regression cost.
+        min_box_iou, fallback_box_iou: in [0, 1].
+    """
+    best = float(overlap_cost.min(initial=1))
+    if best >= 1 or best > 1 - fallback_box_iou:
+        return Choice(-1, 0, best, math.nan)
+    # Thresholds are compared as costs: 1 - (1 - 0.6) need not be 0.6.
+    admissible = np.flatnonzero((overlap_cost <= 1 - min_box_iou) & (overlap_cost < 1))
+    if len(admissible) < top_k:
+        closest = np.argsort(overlap_cost, kind="stable")[:top_k]
+        admissible = closest[overlap_cost[closest] < 1]
+    cost = overlap_cost[admissible]
+    if lam > 0:
+        cost = cost + lam * regression_cost[admissible]
+        if np.isnan(cost).any():
+            raise ValueError("lambda counts, but no network was asked: regression costs are NaN")
+    cheapest = admissible[np.argsort(cost, kind="stable")[:top_k]]
+    rank = int(rng.integers(len(cheapest)))
+    chosen = int(cheapest[rank])
+    return Choice(chosen, rank, float(overlap_cost[chosen]), float(regression_cost[chosen]))
+
+
+def label_map_of(
+    choices: Sequence[Choice], proposals: Proposals, boxes: np.ndarray, categories: np.ndarray
+) -> np.ndarray:
+    """The label map of an image whose boxes have their choices. Returns (H, W) uint8.
+
+    Implements: Dai2015 Sec. 4.3 (one candidate for each box, all other pixels background).
+    """
+    height, width = proposals.superpixels.shape
+    masks = [
+        box_mask(box, height, width) if choice.proposal < 0 else proposals.mask(choice.proposal)
+        for choice, box in zip(choices, boxes, strict=True)
+    ]
+    return paint(masks, boxes, categories, height, width)
+
+
+def paint(
+    masks: Sequence[np.ndarray],
+    boxes: np.ndarray,
+    categories: np.ndarray,
+    height: int,
+    width: int,
+) -> np.ndarray:
+    """Masks (H, W) bool with their categories, on background. Returns (H, W) uint8.
+
+    Reading: the papers do not say which object wins a pixel that two masks share. The object with
+    the smaller box does, as in the public code for box labels of DeepLab's authors; of two equal
+    ones the later.
+    """
+    label_map = np.zeros((height, width), np.uint8)
+    for i in np.argsort(-area(np.reshape(boxes, (-1, 4))), kind="stable"):
+        label_map[masks[i]] = categories[i]
+    return label_map
+
+
+def rectangle_labels(
+    boxes: np.ndarray, categories: np.ndarray, height: int, width: int
+) -> np.ndarray:
+    """Every box (N, 4) filled with its category (N,). Returns (H, W) uint8.
+
+    Implements: Dai2015 Table 2 (rectangles).
+    """
+    masks = [box_mask(box, height, width) for box in boxes]
+    return paint(masks, boxes, categories, height, width)
+
+
+def grabcut_mask(
+    image: np.ndarray, box: np.ndarray, *, iterations: int, min_area: float
+) -> np.ndarray:
+    """The object that GrabCut finds in a box. Returns (H, W) bool, never outside the box.
+
+    Implements: Dai2015 Table 2 (GrabCut).
+    Reading: the paper gives no settings. The whole image is the context, all outside the box is
+    background for good, and a result that fills too little of the box is replaced by the rectangle.
+
+    Args:
+        image: (H, W, 3) uint8, RGB.
+        box: (4,).
+        iterations: rounds of fitting colours and cutting.
+        min_area: fraction of the box under which the rectangle is taken.
+    """
+    height, width = image.shape[:2]
+    rectangle = box_mask(box, height, width)
+    inside = int(rectangle.sum())
+    components = 5  # Gaussians that OpenCV fits to each side; it fails on fewer pixels
+    if min(inside, rectangle.size - inside) < components:
+        return rectangle
+    mask = np.where(rectangle, cv2.GC_PR_FGD, cv2.GC_BGD).astype(np.uint8)
+    cv2.setRNGSeed(0)  # OpenCV's k-means draws from a generator of the process
+    background, foreground = np.zeros((1, 65)), np.zeros((1, 65))  # 13 numbers a Gaussian
+    unused = (0, 0, width, height)  # the mask, not a rectangle, says where to begin
+    cv2.grabCut(image, mask, unused, background, foreground, iterations, cv2.GC_INIT_WITH_MASK)
+    found = ((mask == cv2.GC_FGD) | (mask == cv2.GC_PR_FGD)) & rectangle
+    return found if found.sum() >= max(min_area * inside, 1) else rectangle

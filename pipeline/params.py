@@ -1,0 +1,549 @@
+"""params.yaml, read into frozen dataclasses. An unknown, missing or null key is an error.
+
+So is a number out of its range, and a name that stands for nothing.
+
+Where a key is a choice that brings keys of its own (``estimator: {kind: grabcut, ...}``), each kind
+is a dataclass and ``kind`` picks it. Every number has its source as a comment in params.yaml.
+"""
+
+import math
+import re
+import types
+from dataclasses import dataclass, fields, is_dataclass
+from pathlib import Path
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+
+from pipeline.errors import BadInput
+
+SECTIONS = ("datasets", "proposals", "weights", "semantic", "boxsup", "instance", "evaluations")
+Precision = Literal["fp32", "bf16"]
+
+
+# --- datasets ----------------------------------------------------------------------------------
+@dataclass(frozen=True)
+class SampleDataset:
+    """The drawn miniature world, written in the layouts of VOC2012 and SBD."""
+
+    kind: Literal["sample"]
+    train: int  # images with masks in VOC's form: VOC's 1,464
+    extra: int  # images with masks in SBD's form only: train_aug is train + extra
+    val: int
+
+
+@dataclass(frozen=True)
+class Voc2012Dataset:
+    """PASCAL VOC 2012 with the masks of SBD."""
+
+    kind: Literal["voc2012"]
+
+
+Dataset = SampleDataset | Voc2012Dataset
+
+
+# --- proposals ---------------------------------------------------------------------------------
+@dataclass(frozen=True)
+class NoProposals:
+    """No candidate at all: every box is left to its rectangle."""
+
+    kind: Literal["none"]
+    method: Literal["none"]
+    dataset: str
+
+
+@dataclass(frozen=True)
+class ScgProposals:
+    """Single-scale combinatorial grouping over one hierarchy."""
+
+    kind: Literal["scg"]
+    method: str  # the name under which runs ask for these proposals
+    dataset: str
+    edges: Literal["gradient"]
+    sigma: float  # of the Gaussian before the gradient, pixels
+    min_area: int  # smaller regions are merged away, pixels
+    singletons: int
+    pairs: int
+    triplets: int
+    max_overlap: float  # Jaccard from which a later candidate is a duplicate
+    max_candidates: int
+    fill_holes: bool
+
+
+Proposals = NoProposals | ScgProposals
+
+
+# --- starting weights --------------------------------------------------------------------------
+@dataclass(frozen=True)
+class NoWeights:
+    kind: Literal["none"]
+
+
+@dataclass(frozen=True)
+class ImagenetWeights:
+    """torchvision's ImageNet weights of a ResNet."""
+
+    kind: Literal["imagenet"]
+    depth: Literal[50, 101, 152]
+
+
+@dataclass(frozen=True)
+class CropWeights:
+    """A body trained to classify drawn crops of one object each: stands in for ImageNet."""
+
+    kind: Literal["crops"]
+    depth: int
+    crops: int
+    size: int  # of a crop, pixels
+    batch: int
+    steps: int
+    lr: float
+    seed: int
+    precision: Precision
+    threads: int  # of the processor, while training and predicting; 0: all there are
+
+
+Weights = NoWeights | ImagenetWeights | CropWeights
+
+
+# --- trainings ---------------------------------------------------------------------------------
+@dataclass(frozen=True)
+class Fcrn:
+    """The network of Wu et al.: a dilated residual body and one dilated convolution on top."""
+
+    kind: Literal["fcrn"]
+    depth: Literal[14, 50, 101, 152]
+    stride: Literal[8, 16, 32]  # 8 means 1/8 resolution
+    kernel: int
+    dilation: int
+
+
+Network = Fcrn
+
+
+@dataclass(frozen=True)
+class AllPixels:
+    kind: Literal["off"]
+
+
+@dataclass(frozen=True)
+class TopK:
+    """Exactly the `keep` hardest pixels of the score grid."""
+
+    kind: Literal["topk"]
+    keep: int
+    scope: Literal["crop", "device_batch"]
+
+
+@dataclass(frozen=True)
+class ThreshMinKept:
+    """Pixels whose true category is at most `threshold` probable, and never fewer than `keep`."""
+
+    kind: Literal["thresh_minkept"]
+    threshold: float
+    keep: int
+    scope: Literal["crop", "device_batch"]
+
+
+Bootstrapping = AllPixels | TopK | ThreshMinKept
+
+
+@dataclass(frozen=True)
+class LinearSchedule:
+    """lr to 0 in a straight line, after a linear warm-up."""
+
+    kind: Literal["linear"]
+    warmup: int  # steps
+
+
+@dataclass(frozen=True)
+class StepSchedule:
+    """lr times `factor` after every `every` epochs."""
+
+    kind: Literal["step"]
+    every: int
+    factor: float
+
+
+@dataclass(frozen=True)
+class PolySchedule:
+    """lr (1 - step / steps) ** power."""
+
+    kind: Literal["poly"]
+    power: float
+
+
+Schedule = LinearSchedule | StepSchedule | PolySchedule
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    crop: tuple[int, int]  # height, width
+    scale: tuple[float, float]  # uniform between these
+    flip: Literal["none", "horizontal", "both"]
+
+
+@dataclass(frozen=True)
+class SemanticRun:
+    """A semantic network trained by masks."""
+
+    dataset: str
+    split: str
+    init: str
+    network: Network
+    augmentation: Augmentation
+    bootstrapping: Bootstrapping
+    batch: int
+    epochs: int
+    lr: float
+    schedule: Schedule
+    momentum: float
+    nesterov: bool
+    weight_decay: float  # on convolution weights and gammas
+    bias_lr_factor: float  # biases and betas learn at lr times this, without decay
+    batch_norm: Literal["train", "frozen"]
+    seed: int
+    precision: Precision
+    threads: int  # of the processor, while training and predicting; 0: all there are
+
+
+@dataclass(frozen=True)
+class Rectangles:
+    kind: Literal["rectangles"]
+
+
+@dataclass(frozen=True)
+class GrabCut:
+    kind: Literal["grabcut"]
+    iterations: int
+    min_area: float  # fraction of the box; a smaller result is replaced by the rectangle
+
+
+@dataclass(frozen=True)
+class BoxSupLabels:
+    """The alternation of Dai et al.: label step, then `round_epochs` of training, and again."""
+
+    kind: Literal["boxsup"]
+    top_k: int  # one of the k cheapest candidates is drawn
+    lam: float  # lambda, the weight of the network's feedback
+    lam_start: int  # epochs before lambda counts
+    round_epochs: int
+    min_box_iou: float  # only candidates whose box overlaps this much are admissible; 0 = all
+    fallback_box_iou: float  # a box without a candidate of this overlap gets its rectangle
+
+
+Estimator = Rectangles | GrabCut | BoxSupLabels
+
+
+@dataclass(frozen=True)
+class BoxSupRun(SemanticRun):
+    """A semantic network trained by boxes, or by the masks of one split and boxes for the rest."""
+
+    proposals: str
+    mask_split: str  # images of this split keep their true masks; none: boxes only
+    estimator: Estimator
+
+
+@dataclass(frozen=True)
+class InstanceRun:
+    """Reserved for localisation networks: none can be declared yet."""
+
+    dataset: str
+
+
+# --- evaluations -------------------------------------------------------------------------------
+@dataclass(frozen=True)
+class Views:
+    scales: tuple[float, ...]
+    flip: bool
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    model: str
+    localization: str
+    dataset: str
+    split: str
+    views: Views
+    crf: Literal["none"]
+    stands_for: tuple[str, ...]  # rows of reports/paper.csv: "wu2016/Table 7/1"
+
+
+@dataclass(frozen=True)
+class Params:
+    datasets: dict[str, Dataset]
+    proposals: dict[str, Proposals]
+    weights: dict[str, Weights]
+    semantic: dict[str, SemanticRun]
+    boxsup: dict[str, BoxSupRun]
+    instance: dict[str, InstanceRun]
+    evaluations: dict[str, Evaluation]
+
+
+# --- reading -----------------------------------------------------------------------------------
+NAME = re.compile(r"[a-z0-9_]+")
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """The mapping in a YAML 1.2 file, as plain Python. Raises BadInput with the line at fault."""
+    try:
+        content = YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise BadInput(f"{path}: not there; run in the project's folder") from None
+    except (YAMLError, UnicodeDecodeError) as error:
+        raise BadInput(f"{path}: not valid YAML: {error}") from error
+    if not isinstance(content, dict):
+        raise BadInput(f"{path}: expected sections {', '.join(SECTIONS)}, found {content!r}")
+    return content
+
+
+def load_params(path: Path = Path("params.yaml")) -> Params:
+    """All active runs, checked: keys, types, names, and that every name stands for something.
+
+    Raises:
+        BadInput: names the file, the dotted key and the remedy.
+    """
+    params = build(Params, read_yaml(path), str(path), "")
+    check(params, path)
+    return params
+
+
+def check(params: Params, path: Path) -> None:
+    """`check_names` and `check_values`, with the file in what they raise."""
+    try:
+        check_names(params)
+        check_values(params)
+    except BadInput as error:
+        raise BadInput(f"{path}: {error}") from None
+
+
+def build(kind: Any, value: Any, file: str, where: str) -> Any:
+    """`value`, as YAML gave it, in the form of the annotation `kind`.
+
+    Raises:
+        BadInput: with `file`, the dotted key `where`, and what was expected.
+    """
+    if value is None:
+        raise BadInput(f"{file}: {where or 'the file'} is null; give a value or take the key out")
+    if is_dataclass(kind):
+        return _build_dataclass(kind, value, file, where)
+    origin, arguments = get_origin(kind), get_args(kind)
+    if origin in (Union, types.UnionType):
+        return _build_kind(arguments, value, file, where)
+    if origin is dict:
+        return _build_dict(arguments[1], value, file, where)
+    if origin is tuple:
+        return _build_tuple(arguments, value, file, where)
+    if origin is Literal:
+        if value in arguments and not isinstance(value, bool):
+            return value
+        choices = ", ".join(str(a) for a in arguments)
+        raise BadInput(f"{file}: {where} is {value!r}; choose one of: {choices}")
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
+        raise BadInput(f"{file}: {where} is {value!r}; expected {_noun(kind)}")
+    return value
+
+
+def _noun(kind: type) -> str:
+    nouns = {int: "a whole number", float: "a number", str: "a text", bool: "true or false"}
+    return nouns[kind]
+
+
+def _build_dataclass(kind: Any, value: Any, file: str, where: str) -> Any:
+    if not isinstance(value, dict):
+        raise BadInput(f"{file}: {where or 'the file'} is {value!r}; expected keys and values")
+    hints = get_type_hints(kind)
+    names = [f.name for f in fields(kind)]
+    prefix = f"{where}." if where else ""
+    for key in value:
+        if key not in names:
+            raise BadInput(f"{file}: {prefix}{key} is unknown; known here: {', '.join(names)}")
+    for name in names:
+        if name not in value:
+            raise BadInput(f"{file}: {prefix}{name} is missing; add it")
+    return kind(**{n: build(hints[n], value[n], file, f"{prefix}{n}") for n in names})
+
+
+def _build_kind(choices: tuple[Any, ...], value: Any, file: str, where: str) -> Any:
+    """The one of several dataclasses that ``kind`` names."""
+    named = {get_args(get_type_hints(c)["kind"])[0]: c for c in choices}
+    given = value.get("kind") if isinstance(value, dict) else value
+    if not isinstance(value, dict) or not isinstance(given, str) or given not in named:
+        raise BadInput(
+            f"{file}: {where}.kind is {given!r}; choose one of: {', '.join(map(str, named))}"
+        )
+    return _build_dataclass(named[given], value, file, where)
+
+
+def _build_dict(kind: Any, value: Any, file: str, where: str) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise BadInput(f"{file}: {where} is {value!r}; expected named entries, or {{}} for none")
+    for name in value:
+        if not (isinstance(name, str) and NAME.fullmatch(name)):
+            raise BadInput(f"{file}: {where}: the name {name!r} may hold only a-z, 0-9 and _")
+    return {name: build(kind, entry, file, f"{where}.{name}") for name, entry in value.items()}
+
+
+def _build_tuple(arguments: tuple[Any, ...], value: Any, file: str, where: str) -> tuple:
+    if not isinstance(value, list):
+        raise BadInput(f"{file}: {where} is {value!r}; expected a list")
+    if arguments[-1] is Ellipsis:
+        arguments = (arguments[0],) * len(value)
+    if len(value) != len(arguments):
+        raise BadInput(f"{file}: {where} has {len(value)} entries; expected {len(arguments)}")
+    return tuple(
+        build(kind, entry, file, f"{where}[{i}]")
+        for i, (kind, entry) in enumerate(zip(arguments, value, strict=True))
+    )
+
+
+def check_names(params: Params) -> None:
+    """Every slot of a run names an entry that is there; no two models share a name.
+
+    Raises:
+        BadInput: with the dotted key and the names to choose from.
+    """
+    models: dict[str, str] = {}
+    for section in ("weights", "semantic", "boxsup", "instance"):
+        for name in getattr(params, section):
+            if name in models:
+                raise BadInput(f"{section}.{name} is also in {models[name]}; rename one of them")
+            models[name] = section
+
+    def known(where: str, name: str, choices: Any) -> None:
+        if name not in choices:
+            raise BadInput(f"{where} is {name!r}; choose one of: {', '.join(choices)}")
+
+    for name, entry in params.proposals.items():
+        known(f"proposals.{name}.dataset", entry.dataset, params.datasets)
+        if name != f"{entry.method}_{entry.dataset}":
+            raise BadInput(
+                f"proposals.{name}: call the entry {entry.method}_{entry.dataset}, "
+                "after its method and dataset"
+            )
+    for section, runs in (("semantic", params.semantic), ("boxsup", params.boxsup)):
+        for name, run in runs.items():
+            known(f"{section}.{name}.dataset", run.dataset, params.datasets)
+            known(f"{section}.{name}.init", run.init, [m for m in models if m != name])
+    for name, run in params.boxsup.items():
+        methods = [p.method for p in params.proposals.values() if p.dataset == run.dataset]
+        known(f"boxsup.{name}.proposals", run.proposals, methods)
+    trained = [m for m, section in models.items() if section in ("semantic", "boxsup")]
+    for name, evaluation in params.evaluations.items():
+        known(f"evaluations.{name}.model", evaluation.model, trained)
+        if evaluation.localization == "none" and "none" not in params.weights:
+            raise BadInput(
+                f"evaluations.{name}.localization is 'none'; add weights.none: {{kind: none}}, "
+                "the empty model that it stands for"
+            )
+        localizations = ["none", *params.instance]
+        known(f"evaluations.{name}.localization", evaluation.localization, localizations)
+        known(f"evaluations.{name}.dataset", evaluation.dataset, params.datasets)
+
+
+# Lowest and highest value of a key, both allowed; `Kind.key` where a key means several things.
+_RANGES: dict[str, tuple[float, float]] = {
+    "train": (1, math.inf),
+    "extra": (0, math.inf),
+    "val": (1, math.inf),
+    "sigma": (0, math.inf),
+    "min_area": (0, math.inf),
+    "GrabCut.min_area": (0, 1),
+    "singletons": (0, math.inf),
+    "pairs": (0, math.inf),
+    "triplets": (0, math.inf),
+    "max_overlap": (0, 1),
+    "max_candidates": (1, math.inf),
+    "depth": (1, math.inf),
+    "crops": (1, math.inf),
+    "size": (1, math.inf),
+    "threads": (0, math.inf),
+    "batch": (1, math.inf),
+    "steps": (1, math.inf),
+    "lr": (0, math.inf),
+    "seed": (0, 2**32 - 1),
+    "kernel": (1, math.inf),
+    "dilation": (1, math.inf),
+    "keep": (1, math.inf),
+    "threshold": (0, 1),
+    "warmup": (0, math.inf),
+    "every": (1, math.inf),
+    "factor": (0, 1),
+    "power": (0, math.inf),
+    "epochs": (1, math.inf),
+    "momentum": (0, 1),
+    "weight_decay": (0, math.inf),
+    "bias_lr_factor": (0, math.inf),
+    "iterations": (1, math.inf),
+    "top_k": (1, math.inf),
+    "lam": (0, math.inf),
+    "lam_start": (0, math.inf),
+    "round_epochs": (1, math.inf),
+    "min_box_iou": (0, 1),
+    "fallback_box_iou": (0, 1),
+}
+
+
+def check_values(params: Params) -> None:
+    """Every number lies in its range, and numbers that belong together fit.
+
+    Raises:
+        BadInput: with the dotted key, its value and what was expected.
+    """
+    _check_ranges(params, "")
+    for section, runs in (("semantic", params.semantic), ("boxsup", params.boxsup)):
+        for name, run in runs.items():
+            _check_run(f"{section}.{name}", run, params)
+    for name, evaluation in params.evaluations.items():
+        scales = evaluation.views.scales
+        if not scales or not all(0 < scale < math.inf for scale in scales):
+            raise BadInput(
+                f"evaluations.{name}.views.scales is {list(scales)}; give one or more above 0"
+            )
+        for row in evaluation.stands_for:
+            if not re.fullmatch(r"\w+/[^/]+/\w+", row):
+                raise BadInput(
+                    f"evaluations.{name}.stands_for: {row!r} is not PAPER/TABLE/ROW, "
+                    "as in wu2016/Table 7/1"
+                )
+
+
+def _check_ranges(value: Any, where: str) -> None:
+    if isinstance(value, dict):
+        for name, entry in value.items():
+            _check_ranges(entry, f"{where}.{name}")
+    elif is_dataclass(value):
+        for field in fields(value):
+            entry = getattr(value, field.name)
+            key = f"{where}.{field.name}".lstrip(".")
+            kind = type(value).__name__
+            allowed = _RANGES.get(f"{kind}.{field.name}", _RANGES.get(field.name))
+            if allowed is None or isinstance(entry, dict):
+                _check_ranges(entry, key)
+            elif not (allowed[0] <= entry <= allowed[1] and math.isfinite(entry)):
+                bounds = f"at least {allowed[0]:g}"
+                bounds += "" if allowed[1] == math.inf else f" and at most {allowed[1]:g}"
+                raise BadInput(f"{key} is {entry}; expected {bounds}")
+
+
+def _check_run(where: str, run: SemanticRun, params: Params) -> None:
+    network, crop, scale = run.network, run.augmentation.crop, run.augmentation.scale
+    if network.kernel % 2 == 0:
+        raise BadInput(f"{where}.network.kernel is {network.kernel}; expected an odd number")
+    if min(crop) < 1 or any(side % network.stride for side in crop):
+        raise BadInput(
+            f"{where}.augmentation.crop is {list(crop)}; expected multiples of the network's "
+            f"stride, {network.stride}"
+        )
+    if not 0 < scale[0] <= scale[1] < math.inf:
+        raise BadInput(f"{where}.augmentation.scale is {list(scale)}; expected 0 < low <= high")
+    start = (params.weights | params.semantic | params.boxsup)[run.init]
+    depth = start.network.depth if isinstance(start, SemanticRun) else getattr(start, "depth", None)
+    if depth not in (None, network.depth):
+        raise BadInput(
+            f"{where}.init is {run.init!r}, a network of depth {depth}; "
+            f"the run's has depth {network.depth}"
+        )

@@ -1,0 +1,141 @@
+"""The one form in which every proposal method gives its candidates: sets of superpixels.
+
+H x W pixels, S superpixels, P candidates, N boxes or masks, K columns of numbers.
+"""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from scipy.ndimage import find_objects
+from scipy.sparse import csr_array
+
+from pipeline.boxes import iou
+from pipeline.categories import IGNORE
+
+
+@dataclass(frozen=True)
+class Proposals:
+    """The candidates of one image, best first.
+
+    Nothing here ever makes P masks: whatever is asked about all candidates is first summed in each
+    superpixel and then over each candidate's superpixels.
+    """
+
+    superpixels: np.ndarray  # (H, W) uint16, ids 0..S-1
+    members: (
+        np.ndarray
+    )  # uint16, superpixel ids of all candidates one after another, rising in each
+    offsets: np.ndarray  # (P + 1,) int32: candidate i is members[offsets[i]:offsets[i + 1]]
+    scores: np.ndarray  # (P,) float32, falling
+    boxes: np.ndarray  # (P, 4) int32, tight
+    areas: np.ndarray  # (P,) int32, pixels
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    def mask(self, i: int) -> np.ndarray:
+        """Candidate i as a mask (H, W) bool."""
+        chosen = np.zeros(self.num_superpixels, bool)
+        chosen[self.members[self.offsets[i] : self.offsets[i + 1]]] = True
+        return chosen[self.superpixels]
+
+    @cached_property
+    def num_superpixels(self) -> int:
+        return int(self.superpixels.max()) + 1
+
+    @cached_property
+    def _run_ends(self) -> csr_array:
+        """(P, S + 1): -1 where a run of consecutive ids begins, +1 behind its end.
+
+        Times the running total of S numbers this is each candidate's sum. Where superpixels are
+        numbered along a tree a candidate is two or three runs, however many superpixels it has.
+        """
+        members = self.members.astype(np.int64)
+        sizes = np.diff(self.offsets)
+        owner = np.repeat(np.arange(len(self)), sizes)
+        new_run = np.ones(len(members) + 1, bool)
+        new_run[1:-1] = (np.diff(members) != 1) | (np.diff(owner) != 0)
+        begins, ends = members[new_run[:-1]], members[new_run[1:]] + 1
+        row = owner[new_run[:-1]]
+        values = np.concatenate([np.full(len(begins), -1.0), np.ones(len(ends))])
+        places = (np.concatenate([row, row]), np.concatenate([begins, ends]))
+        return csr_array((values, places), shape=(len(self), self.num_superpixels + 1))
+
+    def sums(self, per_superpixel: np.ndarray) -> np.ndarray:
+        """Each candidate's sum of a number that every superpixel has.
+
+        Args:
+            per_superpixel: (S,) or (S, K).
+
+        Returns:
+            (P,) or (P, K) float64: exact where the numbers are whole, else to the rounding of
+            the sum over all superpixels.
+        """
+        total = np.zeros((self.num_superpixels + 1, *per_superpixel.shape[1:]))
+        np.cumsum(per_superpixel, axis=0, dtype=np.float64, out=total[1:])
+        return self._run_ends @ total
+
+    def iou_with_boxes(self, boxes: np.ndarray) -> np.ndarray:
+        """Overlap of each candidate's tight box with boxes (N, 4). Returns (P, N) in [0, 1]."""
+        return iou(self.boxes, boxes)
+
+    def iou_with_masks(self, masks: np.ndarray) -> np.ndarray:
+        """Overlap of each candidate with masks (N, H, W) bool. Returns (P, N) in [0, 1]."""
+        inside = np.zeros((self.num_superpixels, len(masks)))  # (S, N)
+        for i, mask in enumerate(masks):
+            inside[:, i] = np.bincount(self.superpixels[mask], minlength=self.num_superpixels)
+        return self._iou(inside, self.areas)
+
+    def iou_with_objects(self, objects: np.ndarray, count: int) -> np.ndarray:
+        """Overlap of each candidate with the objects of an object map.
+
+        Args:
+            objects: (H, W) integers, 1..count in an object, 0 in none; pixels of value IGNORE are
+                left out of intersection and union.
+            count: N, of objects; under IGNORE.
+
+        Returns:
+            (P, N) in [0, 1]; column j is object j + 1.
+        """
+        key = self.superpixels.astype(np.int64) * (IGNORE + 1) + objects
+        table = np.bincount(key.ravel(), minlength=self.num_superpixels * (IGNORE + 1))
+        table = table.reshape(-1, IGNORE + 1).astype(np.float64)  # (S, 256)
+        return self._iou(table[:, 1 : count + 1], self.sums(table[:, :IGNORE].sum(axis=1)))
+
+    def _iou(self, inside: np.ndarray, areas: np.ndarray) -> np.ndarray:
+        """inside (S, N): pixels of each superpixel in each object; areas (P,) of candidates."""
+        shared = self.sums(inside)  # (P, N)
+        union = areas[:, None] + inside.sum(axis=0) - shared
+        return np.divide(shared, union, out=np.zeros_like(shared), where=union > 0)
+
+
+def from_membership(superpixels: np.ndarray, members: np.ndarray) -> Proposals:
+    """Candidates in the common form, scored by their place.
+
+    Args:
+        superpixels: (H, W) uint16, ids 0..S-1.
+        members: (P, S) bool, no row empty; best first.
+    """
+    count = len(members)
+    owner, ids = np.nonzero(members)
+    offsets = np.searchsorted(owner, np.arange(count + 1))
+    corners = np.array(
+        [
+            (x.start, y.start, x.stop, y.stop)
+            for y, x in find_objects(superpixels.astype(np.int32) + 1)
+        ],
+        np.int32,
+    )  # (S, 4), the tight box of each superpixel
+    boxes = np.zeros((count, 4), np.int32)
+    if count:
+        boxes[:, :2] = np.minimum.reduceat(corners[ids, :2], offsets[:-1])
+        boxes[:, 2:] = np.maximum.reduceat(corners[ids, 2:], offsets[:-1])
+    return Proposals(
+        superpixels=superpixels,
+        members=ids.astype(np.uint16),
+        offsets=offsets.astype(np.int32),
+        scores=(1 - np.arange(count) / max(count, 1)).astype(np.float32),
+        boxes=boxes,
+        areas=(members @ np.bincount(superpixels.ravel())).astype(np.int32),
+    )

@@ -1,0 +1,254 @@
+"""The protocol behind a number: what a run learned from, how it was tested, where it departs.
+
+A setting has one name on both sides: `settings` gives ours, reports/paper_rows.csv the papers'.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import pandas as pd
+
+from pipeline.params import (
+    AllPixels,
+    Bootstrapping,
+    BoxSupLabels,
+    BoxSupRun,
+    CropWeights,
+    Evaluation,
+    GrabCut,
+    ImagenetWeights,
+    NoWeights,
+    Params,
+    SemanticRun,
+    TopK,
+    Views,
+)
+
+SOURCES = {  # by kind of dataset
+    "sample": "drawn by this project",
+    "voc2012": "PASCAL VOC 2012 with the masks of SBD",
+}
+# How a setting that is not the paper's is told; any other: "<setting> <ours> instead of <theirs>".
+DEPARTURES = {
+    "dataset": "evaluated on {ours} instead of {theirs}",
+    "split": "evaluated on the split {ours} instead of {theirs}",
+    "images": "evaluated on {ours} of the {theirs} official images",
+    "train": "trained on the split {ours} instead of {theirs}",
+    "train_images": "trained on {ours} of the {theirs} official images",
+    "mask_images": "masks of {ours} of the {theirs} official images",
+    "init": "started from {ours} instead of {theirs} weights",
+    "network": "network {ours} instead of {theirs}",
+    "views": "views: {ours} instead of {theirs}",
+    "crf": "CRF: {ours} instead of {theirs}",
+    "masks_from": "masks estimated from {ours} instead of {theirs}",
+    "bootstrapping": "hardest pixels kept: {ours} instead of {theirs}",
+    "lam": "lambda {ours} instead of {theirs}",
+    "lam_start": "lambda counts after {ours} epoch(s) instead of {theirs}",
+    "min_box_iou": "only candidates of box IoU >= {ours} instead of {theirs}",
+    "round_epochs": "new labels every {ours} epoch(s) instead of {theirs}",
+    "top_k": "drawn from the {ours} cheapest candidates instead of {theirs}",
+    "lr": "learning rate {ours} instead of {theirs}",
+}
+
+
+@dataclass(frozen=True)
+class Measured:
+    """An active evaluation and what is known of it."""
+
+    name: str
+    entry: Evaluation
+    run: SemanticRun | BoxSupRun
+    section: str  # of params.yaml that holds the run: semantic or boxsup
+    kind: str  # of the dataset
+    source: str  # where the data come from, in words
+    init: str  # where the run started, in words
+    images: tuple[int, int] | None  # that the run learns from: by masks, by boxes
+    values: Mapping[tuple[str, str, float | None], float] = field(default_factory=dict)
+
+    def value(self, metric: str, category: str = "", at: float | None = None) -> float | None:
+        """A measured number; None where it was not measured or is none."""
+        found = self.values.get((metric, category, at))
+        return None if found is None or math.isnan(found) else found
+
+    @property
+    def drawn(self) -> bool:
+        return self.kind == "sample"
+
+
+def gather(
+    params: Params,
+    metrics: Mapping[str, pd.DataFrame],
+    images: Mapping[str, tuple[int, int]],
+) -> list[Measured]:
+    """Every active evaluation, in the order of params.yaml, with the numbers there are.
+
+    Args:
+        metrics: {evaluation: its table of kind "metrics"}; one that is missing, or was measured on
+            another dataset or split, has no numbers.
+        images: {run: images that it learns from by masks, by boxes}; a run may be missing.
+    """
+    gathered = []
+    for name, entry in params.evaluations.items():
+        section = "semantic" if entry.model in params.semantic else "boxsup"
+        run = getattr(params, section)[entry.model]
+        kind = params.datasets[entry.dataset].kind
+        gathered.append(
+            Measured(
+                name=name,
+                entry=entry,
+                run=run,
+                section=section,
+                kind=kind,
+                source=SOURCES.get(kind, kind),
+                init=_init_text(params, run.init),
+                images=images.get(entry.model),
+                values=_current_values(entry, metrics.get(name)),
+            )
+        )
+    return gathered
+
+
+def _current_values(entry: Evaluation, table: pd.DataFrame | None) -> dict:
+    """The numbers of a table, unless it is of another dataset or split than the evaluation now."""
+    if table is None:
+        return {}
+    of_now = (table["dataset"] == entry.dataset) & (table["split"] == entry.split)
+    return values_of(table) if of_now.all() else {}
+
+
+def values_of(table: pd.DataFrame) -> dict[tuple[str, str, float | None], float]:
+    """{(metric, category or "", at or None): value} of a "metrics" table or of paper.csv."""
+    found = {}
+    for row in table.itertuples():
+        category = "" if pd.isna(row.category) else row.category
+        at = None if pd.isna(row.at) else row.at
+        found[row.metric, category, at] = row.value
+    return found
+
+
+# --- words for settings ------------------------------------------------------------------------
+def supervision_text(run: SemanticRun | BoxSupRun) -> str:
+    """What a run learns from: mask, box (how its masks are estimated), or semi."""
+    if not isinstance(run, BoxSupRun):
+        return "mask"
+    estimator = run.estimator
+    if isinstance(estimator, BoxSupLabels):
+        lam = f", lambda {estimator.lam:g}"
+        how = f"BoxSup, {run.proposals}, top-{estimator.top_k}{lam}"
+    else:
+        how = "GrabCut" if isinstance(estimator, GrabCut) else "rectangles"
+    return f"{amount_of_masks(run)} ({how})"
+
+
+def amount_of_masks(run: SemanticRun | BoxSupRun) -> str:
+    if not isinstance(run, BoxSupRun):
+        return "mask"
+    return "box" if run.mask_split == "none" else "semi"
+
+
+def bootstrapping_text(bootstrapping: Bootstrapping) -> str:
+    """Which pixels a run learns from."""
+    if isinstance(bootstrapping, AllPixels):
+        return "all pixels"
+    per = "crop" if bootstrapping.scope == "crop" else "batch"
+    if isinstance(bootstrapping, TopK):
+        return f"hardest {bootstrapping.keep} per {per}"
+    return f"p <= {bootstrapping.threshold:g}, at least {bootstrapping.keep} per {per}"
+
+
+def views_text(views: Views) -> str:
+    """The views whose probabilities are averaged."""
+    scales = ", ".join(f"{scale:g}" for scale in views.scales)
+    return f"{scales} + flipped" if views.flip else scales
+
+
+def _init_text(params: Params, name: str) -> str:
+    weights = params.weights.get(name)
+    if isinstance(weights, NoWeights):
+        return "random"
+    if isinstance(weights, ImagenetWeights):
+        return "ImageNet"
+    if isinstance(weights, CropWeights):
+        return "drawn crops"
+    return f"the run {name}"
+
+
+# --- departures from the papers ----------------------------------------------------------------
+def settings(measured: Measured) -> dict[str, str]:
+    """The settings of an evaluation under the names of reports/paper_rows.csv."""
+    run, entry = measured.run, measured.entry
+    found: dict[str, Any] = {
+        "dataset": measured.kind,
+        "split": entry.split,
+        "images": measured.value("num_images"),
+        "train": run.split,
+        "train_images": sum(measured.images) if measured.images else None,
+        "init": measured.init,
+        "network": "FCRN",
+        "supervision": amount_of_masks(run),
+        "crf": "no" if entry.crf == "none" else "yes",
+        "views": "several" if entry.views.flip or entry.views.scales != (1.0,) else "one",
+        "depth": run.network.depth,
+        "stride": run.network.stride,
+        "kernel": run.network.kernel,
+        "dilation": run.network.dilation,
+        "bootstrapping": _kept(run.bootstrapping),
+        "epochs": run.epochs,
+        "batch": run.batch,
+        "lr": run.lr,
+    }
+    if isinstance(run, BoxSupRun):
+        found |= _box_settings(run)
+        if run.mask_split != "none" and measured.images:
+            found["mask_images"] = measured.images[0]
+    return {
+        name: f"{value:g}" if isinstance(value, float) else str(value)
+        for name, value in found.items()
+        if value is not None
+    }
+
+
+def _kept(bootstrapping: Bootstrapping) -> str:
+    if isinstance(bootstrapping, AllPixels):
+        return "off"
+    if isinstance(bootstrapping, TopK) and bootstrapping.scope == "crop":
+        return str(bootstrapping.keep)
+    return bootstrapping_text(bootstrapping)
+
+
+def _box_settings(run: BoxSupRun) -> dict[str, Any]:
+    estimator = run.estimator
+    if not isinstance(estimator, BoxSupLabels):
+        return {"masks_from": "GrabCut" if isinstance(estimator, GrabCut) else "filled boxes"}
+    names = {"mcg": "MCG", "selective_search": "SS", "gop": "GOP"}
+    return {
+        "masks_from": names.get(run.proposals, run.proposals),
+        "top_k": estimator.top_k,
+        "lam": estimator.lam,
+        "lam_start": estimator.lam_start,
+        "round_epochs": estimator.round_epochs,
+        "min_box_iou": estimator.min_box_iou,
+    }
+
+
+def departures(measured: Measured, theirs: Mapping[str, str]) -> list[str]:
+    """Each setting that both sides name and that differs, in words, in the order of `settings`."""
+    found = []
+    for name, ours in settings(measured).items():
+        if name in theirs and not _same(ours, theirs[name]):
+            phrase = DEPARTURES.get(name, name + " {ours} instead of {theirs}")
+            found.append(phrase.format(ours=_thousands(ours), theirs=_thousands(theirs[name])))
+    return found
+
+
+def _same(a: str, b: str) -> bool:
+    try:
+        return float(a) == float(b)
+    except ValueError:
+        return a == b
+
+
+def _thousands(text: str) -> str:
+    return f"{int(text):,}" if text.isdigit() else text

@@ -1,0 +1,111 @@
+"""Stage `boxsup`: train a network by boxes, or by the masks of one split and boxes for the rest."""
+
+import sys
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from pipeline.box_labels import PngMaps, all_choices, estimated_maps, label_quality
+from pipeline.checkpoints import build_network, start_from
+from pipeline.datasets.prepared import Prepared
+from pipeline.errors import BadInput
+from pipeline.fitting import LabelMaps, fit
+from pipeline.masks import decode_index_png
+from pipeline.models.fcrn import Fcrn
+from pipeline.params import BoxSupLabels, BoxSupRun, Params
+from pipeline.tables import read_table, write_table
+from pipeline.work import open_work
+
+COLLAPSE = 0.5  # labels that shrink to this part of the first round's area are warned of
+
+
+def boxsup(root: Path, params: Params, run_name: str) -> None:
+    """Write data/models/<run>.pt, .history.parquet and .choices.parquet.
+
+    Implements: Dai2015 Sec. 4.3 (label steps and epochs by turns).
+    """
+    run = params.boxsup[run_name]
+    prepared = root / "data" / "prepared" / run.dataset
+    proposals = root / "data" / "proposals" / run.proposals / run.dataset
+    init = root / "data" / "models" / f"{run.init}.pt"
+    models = root / "data" / "models"
+
+    data = Prepared(root, run.dataset)
+    masked, boxed = supervision(data, run)
+    with open_work(
+        root, stage="boxsup", key=run_name, sections=["boxsup"], inputs=[prepared, proposals, init]
+    ) as work:
+
+        def labels_of_round(network: Fcrn, epoch: int) -> LabelMaps:
+            maps = estimated_maps(
+                data, boxed, run, network, epoch, proposals=proposals, folder=work.folder
+            )
+            return LabelMaps(
+                label_map_of=partial(_true_or_estimated, data, masked, maps),
+                measure=partial(label_quality, data, maps),
+            )
+
+        network = build_network(run.network, len(data.categories), seed=run.seed)
+        start_from(init, network)
+        estimator = run.estimator
+        fit(
+            work.folder,
+            run,
+            network,
+            ids=sorted(masked) + boxed,
+            categories=data.categories,
+            image_of=data.image,
+            labels_of_round=labels_of_round,
+            round_epochs=(
+                estimator.round_epochs if isinstance(estimator, BoxSupLabels) else run.epochs
+            ),
+        )
+        write_table(work.folder / "choices.parquet", "choices", all_choices(work.folder))
+        work.publish(
+            {
+                work.folder / "model.pt": models / f"{run_name}.pt",
+                work.folder / "history.parquet": models / f"{run_name}.history.parquet",
+                work.folder / "choices.parquet": models / f"{run_name}.choices.parquet",
+            }
+        )
+        warn_of_collapse(run_name, read_table(work.folder / "history.parquet", "history"))
+
+
+def _true_or_estimated(
+    data: Prepared, masked: set[str], maps: PngMaps, image_id: str
+) -> np.ndarray:
+    return data.label_map(image_id) if image_id in masked else decode_index_png(maps[image_id])
+
+
+def warn_of_collapse(run_name: str, history: pd.DataFrame) -> None:
+    """Say on stderr if the labels of some round have shrunk towards nothing."""
+    areas = history.loc[history["name"] == "label_mean_area"]
+    shrunk = areas[areas["value"] < COLLAPSE * areas["value"].iloc[0]]
+    if len(shrunk):
+        print(
+            f"warning: {run_name}: from epoch {shrunk['epoch'].iloc[0]} the estimated labels cover "
+            f"under {COLLAPSE:.0%} of what they covered first: they collapse to background, and "
+            "the network with them. Raise min_box_iou or lam_start, or lower lam",
+            file=sys.stderr,
+        )
+
+
+def supervision(data: Prepared, run: BoxSupRun) -> tuple[set[str], list[str]]:
+    """The run's images that keep their true masks, and those that are labelled from boxes.
+
+    Images without box annotation are left out of the second, and counted on stderr.
+
+    Raises:
+        BadInput: no image is left.
+    """
+    ids = data.ids(run.split)
+    masked = set() if run.mask_split == "none" else set(data.ids(run.mask_split)) & set(ids)
+    with_boxes = set(data.images.loc[data.images["has_boxes"], "image_id"])
+    boxed = sorted(set(ids) & with_boxes - masked)
+    if left_out := len(ids) - len(masked) - len(boxed):
+        print(f"{left_out} of {len(ids)} images have no boxes: left out", file=sys.stderr)
+    if not boxed:
+        raise BadInput(f"{run.dataset}, split {run.split}: no image with boxes to train on")
+    return masked, boxed

@@ -1,0 +1,236 @@
+"""Stage `report`: everything that was measured -> reports/tables.md, metrics.json and figures/.
+
+It shows the active evaluations of params.yaml. What is missing is a dash in a table and a picture
+less, never an error: the report is written last, whatever failed before.
+"""
+
+import json
+import os
+import platform
+import sys
+from collections.abc import Callable, Mapping
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from pipeline import figures, reports
+from pipeline.datasets.prepared import Prepared
+from pipeline.datasets.proposal_table import ProposalTable
+from pipeline.errors import BadInput
+from pipeline.labels import Choice, label_map_of
+from pipeline.masks import decode_index_png
+from pipeline.params import BoxSupLabels, BoxSupRun, Params, SemanticRun
+from pipeline.proposals.form import Proposals
+from pipeline.protocol import gather
+from pipeline.tables import read_table
+
+IMAGES_SHOWN = 4
+
+
+def report(root: Path, params: Params) -> None:
+    """Write reports/tables.md, reports/metrics.json and the pictures in reports/figures.
+
+    Raises:
+        BadInput: an evaluation stands for a row that reports/paper.csv does not have.
+    """
+    out, models, measured = root / "reports", root / "data" / "models", root / "data" / "metrics"
+    paper = reports.read_paper(out / "paper.csv", reports.PAPER_COLUMNS)
+    paper_rows = reports.read_paper(out / "paper_rows.csv", reports.PAPER_ROWS_COLUMNS)
+
+    runs = dict.fromkeys(evaluation.model for evaluation in params.evaluations.values())
+    metrics = _tables({n: measured / f"{n}.parquet" for n in params.evaluations}, "metrics")
+    histories = _tables({n: models / f"{n}.history.parquet" for n in runs}, "history")
+    choices = _tables({n: models / f"{n}.choices.parquet" for n in runs}, "choices")
+    datasets = _prepared(root, params)
+
+    trained = {**params.semantic, **params.boxsup}
+    images = {
+        name: _images(trained[name], datasets[trained[name].dataset])
+        for name in runs
+        if trained[name].dataset in datasets
+    }
+    gathered = gather(params, metrics, images)
+    text = reports.document(
+        params,
+        gathered,
+        histories,
+        choices,
+        _draw(root, params, datasets, histories, choices),
+        paper,
+        paper_rows,
+        machine=f"{_processor()}, torch {version('torch')}",
+        studies=sorted(path.name for path in (out / "studies").glob("*.md")),
+    )
+    _write(out / "tables.md", text)
+    numbers = reports.metrics_json(gathered)
+    _write(out / "metrics.json", json.dumps(numbers, indent=1, allow_nan=False) + "\n")
+
+
+def _tables(paths: dict[str, Path], kind: str) -> dict[str, pd.DataFrame]:
+    return {name: read_table(path, kind) for name, path in paths.items() if path.is_file()}
+
+
+def _prepared(root: Path, params: Params) -> dict[str, Prepared]:
+    """The prepared datasets that are here."""
+    found = {}
+    for name in params.datasets:
+        try:
+            found[name] = Prepared(root, name)
+        except BadInput as error:
+            print(f"report: without the images of {name}: {error}", file=sys.stderr)
+    return found
+
+
+def _images(run: SemanticRun, data: Prepared) -> tuple[int, int]:
+    """How many images a run learns from, by masks and by boxes."""
+    chosen = data.images[data.images["split"] == run.split]
+    if not isinstance(run, BoxSupRun):
+        return len(chosen), 0
+    with_masks = data.images.loc[data.images["split"] == run.mask_split, "image_id"]
+    masked = chosen["image_id"].isin(with_masks)
+    return int(masked.sum()), int((chosen["has_boxes"] & ~masked).sum())
+
+
+def _processor() -> str:
+    """The processor's name, and the GPU's if there is one."""
+    from torch import cuda
+
+    names = [platform.processor() or platform.machine()]
+    information = Path("/proc/cpuinfo")
+    if information.is_file():
+        lines = information.read_text().splitlines()
+        names = [x.split(":", 1)[1].strip() for x in lines if x.startswith("model name")] or names
+    return ", ".join(names[:1] + ([cuda.get_device_name(0)] if cuda.is_available() else []))
+
+
+def _write(path: Path, text: str) -> None:
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_text(text, encoding="utf-8")
+    os.replace(partial, path)
+
+
+# --- pictures ----------------------------------------------------------------------------------
+def _draw(
+    root: Path,
+    params: Params,
+    datasets: dict[str, Prepared],
+    histories: dict[str, pd.DataFrame],
+    choices: dict[str, pd.DataFrame],
+) -> reports.Pictures:
+    """Draw every picture for which the data are here."""
+    predictions = root / "data" / "predictions"
+    overlays = {
+        name: partial(
+            _overlays,
+            data=datasets[evaluation.dataset],
+            split=evaluation.split,
+            predicted=predictions / name / "semantic",
+        )
+        for name, evaluation in params.evaluations.items()
+        if evaluation.dataset in datasets and (predictions / name / "semantic").is_dir()
+    }
+    curves = {
+        name: partial(figures.curves, title=name, history=history)
+        for name, history in histories.items()
+        if (history["name"] == "loss").any()
+    }
+    labels = {
+        name: partial(
+            _labels,
+            data=datasets[params.boxsup[name].dataset],
+            run=params.boxsup[name],
+            table=table,
+            proposals=root / "data" / "proposals",
+        )
+        for name, table in choices.items()
+        if name in params.boxsup
+        and isinstance(params.boxsup[name].estimator, BoxSupLabels)
+        and params.boxsup[name].dataset in datasets
+        and len(table)
+    }
+    quality = {
+        dataset: partial(figures.label_quality, title=dataset, rounds=lines)
+        for dataset in params.datasets
+        if (lines := _label_rounds(params, dataset, histories))
+    }
+    folder = root / "reports" / "figures"
+    return reports.Pictures(
+        overlays=_drawn(folder, "overlays", overlays),
+        curves=_drawn(folder, "curves", curves),
+        labels=_drawn(folder, "labels", labels),
+        quality=_drawn(folder, "label_quality", quality),
+    )
+
+
+def _label_rounds(
+    params: Params, dataset: str, histories: dict[str, pd.DataFrame]
+) -> dict[str, pd.DataFrame]:
+    """{run: label quality by round} of the runs that estimate labels of a dataset."""
+    rounds = {
+        name: reports.label_rows(history, "label_mean_iou")
+        for name, history in histories.items()
+        if name in params.boxsup and params.boxsup[name].dataset == dataset
+    }
+    return {name: rows for name, rows in rounds.items() if not rows.empty}
+
+
+def _drawn(folder: Path, ending: str, jobs: Mapping[str, Callable]) -> dict[str, str]:
+    """Do the jobs, each given the path of its picture. Returns {key: name of the picture}."""
+    names = {}
+    for key, draw in jobs.items():
+        name = f"{key}_{ending}.png"
+        try:
+            draw(folder / name)
+            names[key] = name
+        except BadInput as error:
+            print(f"report: without {name}: {error}", file=sys.stderr)
+    return names
+
+
+def _overlays(path: Path, data: Prepared, split: str, predicted: Path) -> None:
+    """The first images of the split: image, truth, prediction."""
+    rows = []
+    for image_id in data.ids(split)[:IMAGES_SHOWN]:
+        label_maps = [data.label_map(image_id), decode_index_png(predicted / f"{image_id}.png")]
+        rows.append((image_id, data.image(image_id), label_maps))
+    figures.overlays(path, ["image", "truth", "prediction"], rows, data.categories)
+
+
+def _labels(
+    path: Path, data: Prepared, run: BoxSupRun, table: pd.DataFrame, proposals: Path
+) -> None:
+    """The first box-labelled images: image, truth, labels of the first, a middle, the last round.
+
+    Implements: Dai2015 Fig. 3.
+    """
+    epochs = sorted(table["epoch"].unique())
+    epochs = list(dict.fromkeys([epochs[0], epochs[len(epochs) // 2], epochs[-1]]))
+    stored = ProposalTable(proposals / run.proposals / run.dataset)
+    chosen = set(table["image_id"])
+    rows = []
+    for image_id in [i for i in data.ids(run.split) if i in chosen][:IMAGES_SHOWN]:
+        of_image = table[table["image_id"] == image_id]
+        candidates = Proposals(**stored.of(image_id))
+        maps = [
+            _label_map(data, image_id, candidates, of_image[of_image["epoch"] == epoch])
+            for epoch in epochs
+        ]
+        rows.append((image_id, data.image(image_id), [data.label_map(image_id), *maps]))
+    headings = ["image", "truth", *(f"labels, epoch {epoch}" for epoch in epochs)]
+    figures.overlays(path, headings, rows, data.categories)
+
+
+def _label_map(
+    data: Prepared, image_id: str, proposals: Proposals, chosen: pd.DataFrame
+) -> np.ndarray:
+    """The labels (H, W) uint8 of an image in one round, from the round's choices for its boxes."""
+    objects = data.objects(image_id).set_index("instance").loc[chosen["instance"]]
+    choices = [
+        Choice(row.proposal, row.rank, row.overlap_cost, row.regression_cost)
+        for row in chosen.itertuples()
+    ]
+    boxes = objects[["x0", "y0", "x1", "y1"]].to_numpy()
+    return label_map_of(choices, proposals, boxes, objects["category"].to_numpy())

@@ -1,0 +1,45 @@
+"""Stage `train`: train a semantic network by masks."""
+
+from pathlib import Path
+
+from pipeline.checkpoints import build_network, start_from
+from pipeline.datasets.prepared import Prepared
+from pipeline.fitting import LabelMaps, fit
+from pipeline.models.fcrn import Fcrn
+from pipeline.params import Params
+from pipeline.work import open_work
+
+
+def train(root: Path, params: Params, run_name: str) -> None:
+    """Write data/models/<run>.pt and .history.parquet."""
+    run = params.semantic[run_name]
+    prepared = root / "data" / "prepared" / run.dataset
+    init = root / "data" / "models" / f"{run.init}.pt"
+    models = root / "data" / "models"
+
+    data = Prepared(root, run.dataset)
+    with open_work(
+        root, stage="train", key=run_name, sections=["semantic"], inputs=[prepared, init]
+    ) as work:
+
+        def true_masks(network: Fcrn, epoch: int) -> LabelMaps:
+            return LabelMaps(data.label_map, dict)
+
+        network = build_network(run.network, len(data.categories), seed=run.seed)
+        start_from(init, network)
+        fit(
+            work.folder,
+            run,
+            network,
+            ids=data.ids(run.split),
+            categories=data.categories,
+            image_of=data.image,
+            labels_of_round=true_masks,
+            round_epochs=run.epochs,
+        )
+        work.publish(
+            {
+                work.folder / "model.pt": models / f"{run_name}.pt",
+                work.folder / "history.parquet": models / f"{run_name}.history.parquet",
+            }
+        )

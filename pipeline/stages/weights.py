@@ -1,0 +1,104 @@
+"""Stage `weights`: what networks start from."""
+
+import hashlib
+import urllib.error
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import nn
+from tqdm import tqdm
+
+from pipeline.checkpoints import save_weights
+from pipeline.datasets.processes import map_in_order
+from pipeline.datasets.sample import draw_crop
+from pipeline.errors import BadInput, PlaceByHand
+from pipeline.models.resnet import CropClassifier, load_body_weights, resnet
+from pipeline.params import CropWeights, ImagenetWeights, Params
+from pipeline.training import set_learning_rate, sgd, use_threads
+from pipeline.transforms import normalise
+from pipeline.work import open_work
+
+
+def weights(root: Path, params: Params, name: str) -> None:
+    """Write data/models/<name>.pt: no weights, ImageNet's, or those of a body trained on crops."""
+    settings = params.weights[name]
+    with open_work(root, stage="weights", key=name, sections=["weights"], inputs=[]) as work:
+        model = work.folder / "model.pt"
+        if isinstance(settings, CropWeights):
+            save_weights(model, train_on_crops(settings))
+        elif isinstance(settings, ImagenetWeights):
+            save_weights(model, imagenet_body(settings.depth, root / "data/raw/weights"))
+        else:
+            save_weights(model, None)
+        work.publish({model: root / "data" / "models" / f"{name}.pt"})
+
+
+def imagenet_body(depth: int, folder: Path) -> nn.Module:
+    """A ResNet body with torchvision's ImageNet weights, downloaded or as put into `folder`.
+
+    Raises:
+        PlaceByHand: the file is not there and cannot be fetched.
+        BadInput: the file has another digest than its name says, or other weights.
+    """
+    from torchvision import models  # here: slow to import, and needed for this kind only
+
+    url = {
+        50: models.ResNet50_Weights.IMAGENET1K_V1,
+        101: models.ResNet101_Weights.IMAGENET1K_V1,
+        152: models.ResNet152_Weights.IMAGENET1K_V1,
+    }[depth].url
+    path = folder / url.rsplit("/", 1)[1]
+    digest = path.stem.rsplit("-", 1)[1]  # torchvision's names end in the start of their SHA-256
+    if not path.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            torch.hub.download_url_to_file(url, str(path), hash_prefix=digest)
+        except (urllib.error.URLError, RuntimeError, OSError) as error:
+            raise PlaceByHand(
+                f"{url} cannot be downloaded ({error}). Fetch it by other means, put it at {path}, "
+                "and run again"
+            ) from error
+    with path.open("rb") as file:
+        if not hashlib.file_digest(file, "sha256").hexdigest().startswith(digest):
+            raise BadInput(f"{path}: damaged: its SHA-256 does not start with {digest}; delete it")
+    state = torch.load(path, map_location="cpu", weights_only=True)
+    body = resnet(depth=depth, stride=32)
+    try:
+        load_body_weights(body, state)
+    except ValueError as error:
+        raise BadInput(f"{path}: {error}; put torchvision's own file there") from error
+    return body
+
+
+def train_on_crops(settings: CropWeights) -> nn.Module:
+    """A body that has learned to tell the sample's kinds on drawn crops of one object each.
+
+    It stands in for ImageNet: classification, on other pictures than those of the sample.
+    """
+    draw = partial(draw_crop, size=settings.size, seed=settings.seed)
+    crops, kinds = zip(*map_in_order(draw, range(settings.crops), "drawing crops"), strict=True)
+    images, truth = np.stack(crops), torch.tensor(kinds)
+
+    use_threads(settings.threads)
+    torch.manual_seed(settings.seed)
+    rng = np.random.default_rng(settings.seed)
+    body = resnet(depth=settings.depth, stride=16)
+    network = CropClassifier(body, int(truth.max()) + 1).to(memory_format=torch.channels_last)
+    optimizer = sgd(
+        network, lr=settings.lr, momentum=0.9, nesterov=True, weight_decay=5e-4, bias_lr_factor=1.0
+    )
+    for step in tqdm(range(settings.steps), desc="learning crops", disable=None):
+        chosen = rng.choice(len(images), settings.batch, replace=False)
+        flips = rng.integers(0, 2, 2) * 2 - 1  # the same for the batch: up or down, left or right
+        batch = np.ascontiguousarray(images[chosen, :: flips[0], :: flips[1]])
+        with torch.autocast("cpu", torch.bfloat16, enabled=settings.precision == "bf16"):
+            logits = network(normalise(torch.from_numpy(batch)))
+        loss = F.cross_entropy(logits.float(), truth[chosen])
+        set_learning_rate(optimizer, settings.lr * (1 - step / settings.steps))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    return body

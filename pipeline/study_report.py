@@ -1,0 +1,140 @@
+"""What a study found, gathered over its seeds: one table, one page."""
+
+import statistics
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from pipeline.tables import read_arrow
+
+DASH = "—"
+
+
+def collect(
+    data: Path,
+    study: str,
+    *,
+    evaluations: Iterable[str],
+    models: Iterable[str],
+    seeds: Sequence[int],
+) -> list[dict]:
+    """Rows of table "study" from all that was measured.
+
+    Args:
+        data: the folder that holds metrics/ and models/.
+        evaluations: names without a seed; metrics/<evaluation>_seed<N>.parquet is read.
+        models: runs without a seed whose history tells of the quality of their labels.
+
+    Raises:
+        BadInput: a file is missing.
+    """
+    rows = []
+    for seed in seeds:
+        for run in evaluations:
+            same = {"study": study, "run": run, "seed": seed}
+            table = read_arrow(data / "metrics" / f"{run}_seed{seed}.parquet", "metrics")
+            for row in table.select(["metric", "category", "at", "value"]).to_pylist():
+                rows.append(same | row)
+        for run in models:
+            same = {"study": study, "run": run, "seed": seed, "category": None}
+            table = read_arrow(data / "models" / f"{run}_seed{seed}.history.parquet", "history")
+            for row in table.to_pylist():
+                if row["name"].startswith("label_"):
+                    at = float(row["epoch"])
+                    rows.append(same | {"metric": row["name"], "at": at, "value": row["value"]})
+    return rows
+
+
+def page(
+    rows: list[dict],
+    *,
+    title: str,
+    facts: Sequence[tuple[str, str]],
+    claims: Sequence[tuple[str, str]],
+) -> str:
+    """The study as Markdown: each run over its seeds, the papers' claims, the label quality.
+
+    Args:
+        rows: of table "study".
+        facts: (name, text) lines below the title: commit, machine, seeds, protocol.
+        claims: pairs of runs of which the first is said to be at least as good as the second.
+    """
+    scores = _scores(rows)
+    lines = [f"# Study {title}", "", *(f"- {name}: {text}" for name, text in facts), ""]
+    lines += _runs_table(scores)
+    if claims:
+        lines += ["", "## What the papers' tables say, seed by seed", "", *_claims(scores, claims)]
+    labels = _labels_table(rows)
+    if labels:
+        lines += [
+            "",
+            "## Quality of the estimated labels",
+            "",
+            "Mean IoU, %, against the masks that training did not see: mean over the seeds.",
+            "",
+            *labels,
+        ]
+    return "\n".join(lines) + "\n"
+
+
+def _scores(rows: list[dict]) -> dict[str, dict[int, float]]:
+    """{run: {seed: mean IoU}}."""
+    scores: dict[str, dict[int, float]] = {}
+    for row in rows:
+        if row["metric"] == "mean_iou" and row["category"] is None:
+            scores.setdefault(row["run"], {})[row["seed"]] = row["value"]
+    return scores
+
+
+def _runs_table(scores: dict[str, dict[int, float]]) -> list[str]:
+    seeds = sorted({seed for by_seed in scores.values() for seed in by_seed})
+    lines = [
+        "Mean IoU, %: mean over the seeds ± sample standard deviation.",
+        "",
+        "| run | mean IoU | " + " | ".join(f"seed {seed}" for seed in seeds) + " |",
+        "|---|---|" + "---|" * len(seeds),
+    ]
+    for run, by_seed in scores.items():
+        cells = [_percent(by_seed[seed]) if seed in by_seed else DASH for seed in seeds]
+        lines.append(f"| {run} | {mean_and_spread(list(by_seed.values()))} | {' | '.join(cells)} |")
+    return lines
+
+
+def _claims(scores: dict[str, dict[int, float]], claims: Sequence[tuple[str, str]]) -> list[str]:
+    lines = ["| at least as good | as | difference, points | held in |", "|---|---|---|---|"]
+    for better, other in claims:
+        seeds = sorted(scores.get(better, {}).keys() & scores.get(other, {}).keys())
+        differences = [scores[better][seed] - scores[other][seed] for seed in seeds]
+        held = sum(difference >= 0 for difference in differences)
+        spread = mean_and_spread(differences, sign="+") if differences else DASH
+        lines.append(f"| {better} | {other} | {spread} | {held} of {len(seeds)} seeds |")
+    return lines
+
+
+def _labels_table(rows: list[dict]) -> list[str]:
+    """First, lowest and last label quality of each run with estimated labels."""
+    histories: dict[str, dict[int, list[tuple[float, float]]]] = {}
+    for row in rows:
+        if row["metric"] == "label_mean_iou":
+            by_seed = histories.setdefault(row["run"], {})
+            by_seed.setdefault(row["seed"], []).append((row["at"], row["value"]))
+    if not histories:
+        return []
+    lines = ["| run | first | lowest | last |", "|---|---|---|---|"]
+    for run, by_seed in histories.items():
+        ordered = [[value for _, value in sorted(rounds)] for rounds in by_seed.values()]
+        cells = [
+            mean_and_spread([pick(values) for values in ordered])
+            for pick in (lambda v: v[0], min, lambda v: v[-1])
+        ]
+        lines.append(f"| {run} | {' | '.join(cells)} |")
+    return lines
+
+
+def mean_and_spread(values: list[float], *, sign: str = "") -> str:
+    """Fractions as "40.6 ± 0.9" per cent: mean and sample standard deviation, if any."""
+    mean = f"{100 * statistics.fmean(values):{sign}.1f}"
+    return f"{mean} ± {100 * statistics.stdev(values):.1f}" if len(values) > 1 else mean
+
+
+def _percent(value: float) -> str:
+    return f"{100 * value:.1f}"

@@ -1,0 +1,323 @@
+"""The parts of a training loop: what comes in which order, rates, steps, checkpoints.
+
+B images of a batch, h x w pixels of a view, s the network's stride.
+
+Steps count from 0 over the whole training. Every sample is a function of the seed and of its
+number, so a training that goes on at any step gives the same bits as one that was never broken.
+"""
+
+import math
+import os
+import signal
+import zipfile
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+
+from pipeline.errors import BadInput
+from pipeline.params import Augmentation, LinearSchedule, Precision, Schedule, StepSchedule
+from pipeline.transforms import labels_on_grid, normalise, random_view
+
+FORMAT = 1  # of a checkpoint
+KEYS = ("network", "optimizer", "step", "torch_rng", "run", "categories", "format")
+
+
+class TrainingSet(Dataset):
+    """Augmented samples by their number n = step * batch + position in the batch.
+
+    Every epoch visits the images in a new order. Images that do not fill a last batch are left
+    out of that epoch; a set smaller than one batch is gone through again to fill it.
+
+    Args:
+        ids: image ids.
+        image_of: image id to (H, W, 3) uint8.
+        label_map_of: image id to (H, W) uint8, 255 = ignore.
+        augmentation: how views are drawn.
+        stride: pixels per cell of the label grid.
+        batch: images per step.
+        seed: of the order and of the views.
+    """
+
+    def __init__(
+        self,
+        *,
+        ids: Sequence[str],
+        image_of: Callable[[str], np.ndarray],
+        label_map_of: Callable[[str], np.ndarray],
+        augmentation: Augmentation,
+        stride: int,
+        batch: int,
+        seed: int,
+    ):
+        if not ids:
+            raise ValueError("there is no image to train on")
+        self.ids = list(ids)
+        self.image_of = image_of
+        self.label_map_of = label_map_of
+        self.augmentation = augmentation
+        self.stride = stride
+        self.batch = batch
+        self.seed = seed
+        self.steps_per_epoch = max(len(self.ids) // batch, 1)
+        self._epoch, self._order = -1, np.zeros(0, np.int64)  # the last one drawn
+
+    def image_id(self, n: int) -> str:
+        """Which image sample n shows."""
+        step, position = divmod(n, self.batch)
+        epoch, step = divmod(step, self.steps_per_epoch)
+        if epoch != self._epoch:
+            rng = np.random.default_rng([self.seed, 0, epoch])
+            self._epoch, self._order = epoch, rng.permutation(len(self.ids))
+        return self.ids[self._order[(step * self.batch + position) % len(self.ids)]]
+
+    def image_ids(self, step: int) -> list[str]:
+        """The images of one batch."""
+        return [self.image_id(step * self.batch + position) for position in range(self.batch)]
+
+    def __getitem__(self, n: int) -> tuple[np.ndarray, np.ndarray]:
+        """View (h, w, 3) uint8 and labels (h / s, w / s) uint8 of sample n."""
+        image_id = self.image_id(n)
+        rng = np.random.default_rng([self.seed, 1, n])
+        view, labels = random_view(
+            self.image_of(image_id), self.label_map_of(image_id), self.augmentation, rng
+        )
+        return view, labels_on_grid(labels, self.stride)
+
+
+def batches(
+    training_set: TrainingSet,
+    *,
+    first_step: int,
+    last_step: int,
+    workers: int,
+    device: torch.device,
+) -> DataLoader:
+    """The batches of steps first_step <= step < last_step: (B, h, w, 3), (B, h / s, w / s) uint8.
+
+    Args:
+        workers: processes that prepare batches ahead; 0 prepares them in this one. They end with
+            the iteration, also when it is left early or by an exception.
+        device: where the batches will go; for a GPU they are laid ready in pinned memory.
+    """
+    return DataLoader(
+        training_set,
+        batch_size=training_set.batch,
+        sampler=range(first_step * training_set.batch, last_step * training_set.batch),
+        num_workers=workers,
+        prefetch_factor=4 if workers else None,
+        pin_memory=device.type == "cuda",
+        worker_init_fn=_start_worker,
+        generator=torch.Generator(),  # else the loader draws from torch's own: resuming would show
+    )
+
+
+def _start_worker(number: int) -> None:
+    cv2.setNumThreads(0)
+    # Who stops a training signals its whole group. The training then saves and ends its workers.
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def learning_rate(
+    step: int, *, steps: int, steps_per_epoch: int, lr: float, schedule: Schedule
+) -> float:
+    """The rate of one step, 0 <= step < steps.
+
+    linear: lr (1 - step / steps), over the first `warmup` steps times (step + 1) / warmup.
+    step:   lr factor ** (epoch // every).
+    poly:   lr (1 - step / steps) ** power.
+    """
+    left = 1 - step / steps
+    if isinstance(schedule, LinearSchedule):
+        return lr * left * min((step + 1) / max(schedule.warmup, 1), 1.0)
+    if isinstance(schedule, StepSchedule):
+        return lr * schedule.factor ** (step // steps_per_epoch // schedule.every)
+    return lr * left**schedule.power
+
+
+def sgd(
+    network: nn.Module,
+    *,
+    lr: float,
+    momentum: float,
+    nesterov: bool,
+    weight_decay: float,
+    bias_lr_factor: float,
+) -> torch.optim.SGD:
+    """Stochastic gradient descent in two groups: what multiplies, and what is added.
+
+    Convolution weights and gammas decay; biases and betas do not, and learn at lr times
+    `bias_lr_factor`. The factor stays in the group as "lr_factor", for `set_learning_rate`.
+    """
+    named = list(network.named_parameters())
+    added = [p for name, p in named if name.rpartition(".")[2] == "bias"]
+    multiplied = [p for name, p in named if name.rpartition(".")[2] != "bias"]
+    groups = [
+        {"params": multiplied, "weight_decay": weight_decay, "lr_factor": 1.0},
+        {"params": added, "weight_decay": 0.0, "lr_factor": bias_lr_factor},
+    ]
+    optimizer = torch.optim.SGD(groups, lr=lr, momentum=momentum, nesterov=nesterov, fused=True)
+    set_learning_rate(optimizer, lr)
+    return optimizer
+
+
+def use_threads(threads: int) -> None:
+    """Let torch compute with so many threads of this process; 0 leaves it as it is."""
+    if threads:
+        torch.set_num_threads(threads)
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
+    """Give every group lr times its own factor."""
+    for group in optimizer.param_groups:
+        group["lr"] = lr * group["lr_factor"]
+
+
+def train_steps(
+    network: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    batches: Iterable[tuple[Tensor, Tensor]],
+    *,
+    first_step: int,
+    steps_per_epoch: int,
+    rate: Callable[[int], float],
+    loss: Callable[[Tensor, Tensor], Tensor],
+    image_ids: Callable[[int], Sequence[str]],
+    device: torch.device,
+    precision: Precision,
+    history: list[dict[str, Any]],
+    on_step: Callable[[int], bool],
+) -> int:
+    """One step of descent for each batch.
+
+    Args:
+        network: on `device`, in the mode wanted (`train()`, then maybe `freeze_batch_norm`).
+        batches: (B, h, w, 3) uint8 and truth, any integers, for steps first_step, ...
+        steps_per_epoch: to tell the epoch in the history.
+        rate: learning rate by step.
+        loss: of logits and truth, a scalar.
+        image_ids: the images of a step's batch, for the message if its loss is not finite.
+        history: gets rows {step, epoch, name, value} with names "loss" and "lr".
+        on_step: called with the number of steps done, whenever all losses so far are known to be
+            finite (each step on a CPU, now and then on a GPU), and at the end; True stops.
+
+    Returns:
+        The number of steps done since step 0.
+
+    Raises:
+        BadInput: a loss is not finite; names the step and its images.
+    """
+    network.to(memory_format=torch.channels_last)
+    check_every = 50 if device.type == "cuda" else 1  # reading a loss makes the GPU wait
+    unread: list[Tensor] = []
+    step = first_step
+
+    def read() -> None:
+        losses = torch.stack(unread).tolist() if unread else []
+        for at, value in enumerate(losses, start=step - len(unread)):
+            if not math.isfinite(value):
+                raise BadInput(
+                    f"step {at}: the loss is {value} on images {', '.join(image_ids(at))}; "
+                    "lower lr, or look at these images"
+                )
+            row = {"step": at, "epoch": at // steps_per_epoch}
+            history.append({**row, "name": "loss", "value": value})
+            history.append({**row, "name": "lr", "value": rate(at)})
+        unread.clear()
+
+    for images, truth in batches:
+        set_learning_rate(optimizer, rate(step))
+        pixels = normalise(images.to(device, non_blocking=True))
+        truth = truth.to(device, non_blocking=True)
+        with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
+            logits = network(pixels)
+        value = loss(logits, truth)
+        optimizer.zero_grad(set_to_none=True)
+        value.backward()
+        optimizer.step()
+        unread.append(value.detach())
+        step += 1
+        if step % check_every == 0:
+            read()
+            if on_step(step):
+                return step
+    if unread:
+        read()
+        on_step(step)
+    return step
+
+
+def save_checkpoint(
+    path: Path,
+    *,
+    network: nn.Module,
+    optimizer: torch.optim.Optimizer | None,
+    step: int,
+    run: dict[str, Any],
+    categories: Sequence[str],
+) -> None:
+    """Write all that going on (or, without `optimizer`, testing) needs; whole or not at all.
+
+    Args:
+        step: number of steps done.
+        run: parameters of the run, plain values only.
+        categories: names, background first.
+    """
+    state = {
+        "network": network.state_dict(),
+        "optimizer": optimizer.state_dict() if optimizer is not None else None,
+        "step": step,
+        "torch_rng": torch.get_rng_state(),
+        "run": run,
+        "categories": list(categories),
+        "format": FORMAT,
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.partial")
+    with open(partial, "wb") as file:  # an open file: given a path, torch writes its name inside
+        torch.save(state, file)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(partial, path)
+
+
+def load_checkpoint(path: Path, device: torch.device) -> dict[str, Any]:
+    """What `save_checkpoint` wrote, tensors on `device`.
+
+    Raises:
+        BadInput: no such file, not a checkpoint of this project, or a damaged one.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:  # torch itself looks at no checksum
+            damaged = archive.testzip()
+        if damaged is not None:
+            raise zipfile.BadZipFile(f"{damaged} does not match its checksum")
+        state = torch.load(path, map_location=device, weights_only=True)
+    except FileNotFoundError:
+        raise BadInput(f"{path}: not there; train the model first") from None
+    except Exception as error:  # each kind of damage has an exception of its own
+        reason = str(error).partition("\n")[0]
+        raise BadInput(f"{path}: not a readable checkpoint ({reason}); make it anew") from error
+    if not isinstance(state, dict) or sorted(map(str, state)) != sorted(KEYS):
+        raise BadInput(f"{path}: not a checkpoint of this project; expected {', '.join(KEYS)}")
+    if state["format"] != FORMAT:
+        raise BadInput(f"{path}: checkpoint format {state['format']}, not {FORMAT}; train it anew")
+    return state
+
+
+def resume(state: dict[str, Any], network: nn.Module, optimizer: torch.optim.Optimizer) -> int:
+    """Put a loaded checkpoint into network, optimizer and torch's generator.
+
+    Returns:
+        The number of steps done.
+    """
+    network.load_state_dict(state["network"])
+    optimizer.load_state_dict(state["optimizer"])
+    torch.set_rng_state(state["torch_rng"].cpu())
+    return state["step"]

@@ -1,0 +1,132 @@
+"""A copy of the project in a folder of its own, with a miniature of the sample, to run DVC in."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+PROJECT = Path(__file__).resolve().parents[1]
+COPIED = (
+    "pipeline", "flows", "params", "dvc.yaml", ".dvcignore", "pyproject.toml", "prefect.toml",
+    "prefect.yaml",
+)  # fmt: skip
+
+PARAMS = """\
+datasets:
+  sample: {kind: sample, train: 2, extra: 6, val: 3}
+proposals:
+  none_sample: {kind: none, method: none, dataset: sample}
+weights:
+  none: {kind: none}
+semantic:
+  mask: &run
+    dataset: sample
+    split: train_aug
+    init: none
+    network: {kind: fcrn, depth: 14, stride: 8, kernel: 3, dilation: 2}
+    augmentation: {crop: [64, 64], scale: [0.8, 1.25], flip: both}
+    bootstrapping: {kind: "off"}
+    batch: 2
+    epochs: 8
+    lr: 0.1
+    schedule: {kind: linear, warmup: 2}
+    momentum: 0.9
+    nesterov: true
+    weight_decay: 0.0005
+    bias_lr_factor: 1.0
+    batch_norm: train
+    seed: 0
+    precision: fp32
+    threads: 1
+boxsup: {}
+instance: {}
+evaluations:
+  mask: &evaluation
+    model: mask
+    localization: none
+    dataset: sample
+    split: val
+    views: {scales: [1.0], flip: false}
+    crf: none
+    stands_for: []
+"""
+
+
+def environment(**extra: str) -> dict[str, str]:
+    """The tests' own Python first on PATH, one thread, and no data of the user's."""
+    kept = {k: v for k, v in os.environ.items() if not k.startswith("PIPELINE_DATA_")}
+    path = f"{Path(sys.executable).parent}{os.pathsep}{kept['PATH']}"
+    return kept | {"PATH": path, "OMP_NUM_THREADS": "1", "DVC_NO_ANALYTICS": "1"} | extra
+
+
+def make_project(folder: Path, params: str = PARAMS) -> Path:
+    """Copy the project's code and graph to `folder`, with `params` as params.yaml, under git."""
+    folder.mkdir(parents=True)
+    for name in COPIED:
+        source = PROJECT / name
+        if source.is_dir():
+            ignored = shutil.ignore_patterns("__pycache__")
+            shutil.copytree(source, folder / name, ignore=ignored)
+        elif source.exists():
+            shutil.copyfile(source, folder / name)
+    (folder / "reports").mkdir()
+    for table in (PROJECT / "reports").glob("*.csv"):
+        shutil.copyfile(table, folder / "reports" / table.name)
+    (folder / ".dvc").mkdir()
+    shutil.copyfile(PROJECT / ".dvc" / "config", folder / ".dvc" / "config")
+    shutil.copyfile(PROJECT / ".dvc" / ".gitignore", folder / ".dvc" / ".gitignore")
+    (folder / ".gitignore").write_text("/data/*\n/work/\n__pycache__/\n")
+    (folder / "params.yaml").write_text(params)
+    subprocess.run(["git", "init", "-q", "."], cwd=folder, check=True)
+    return folder
+
+
+def dvc(folder: Path, *arguments: str, **extra: str) -> subprocess.CompletedProcess[str]:
+    """Run a DVC command in a project to its end. Output, with errors, is in `stdout`."""
+    return subprocess.run(
+        [sys.executable, "-m", "dvc", *arguments],
+        cwd=folder,
+        env=environment(**extra),
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        timeout=600,
+        check=False,
+    )
+
+
+def repro(folder: Path, *targets: str, **extra: str) -> str:
+    """`dvc repro` that must succeed. Returns its output."""
+    done = dvc(folder, "repro", *targets, **extra)
+    assert done.returncode == 0, done.stdout
+    return done.stdout
+
+
+def stages_run(output: str) -> list[str]:
+    """The stages that an output of `dvc repro` says it ran."""
+    marked = [line for line in output.splitlines() if line.startswith("Running stage ")]
+    return [line.split("'")[1] for line in marked]
+
+
+def start(folder: Path, *targets: str, **extra: str) -> subprocess.Popen[str]:
+    """`dvc repro` in a process group of its own."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "dvc", "repro", *targets],
+        cwd=folder,
+        env=environment(**extra),
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
+    )
+
+
+def kill_group(process: subprocess.Popen[str]) -> None:
+    """kill -9 of a started process and all that it started."""
+    try:
+        os.killpg(process.pid, signal.SIGKILL)
+    except ProcessLookupError:
+        pass
+    process.communicate()

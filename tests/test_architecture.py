@@ -1,0 +1,81 @@
+"""Imports point down: held by walking the syntax trees of every module."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+VOCABULARY = {"categories", "boxes", "masks", "params", "errors"}
+PAPERS = {"models", "losses", "labels", "instances", "crf", "proposals", "transforms", "metrics"}
+DISK = {"datasets", "tables", "reports", "figures", "protocol"}
+BETWEEN = {"training", "inference", "fitting", "checkpoints", "box_labels"}
+TOP = {"stages", "__main__"}
+TOOLS = {  # behind the command line: folders of work, and files about runs
+    "work", "code_digest", "catalogue", "costs", "yaml_edit", "study", "study_report", "pruning",
+    "paper_map",
+}  # fmt: skip
+MAY_IMPORT = (
+    {part: VOCABULARY for part in VOCABULARY}
+    | {part: VOCABULARY | PAPERS for part in PAPERS}
+    | {part: VOCABULARY | DISK for part in DISK}
+    | {part: VOCABULARY | PAPERS | DISK | BETWEEN for part in BETWEEN}
+    | {part: VOCABULARY | DISK | TOOLS for part in TOOLS}
+    | {part: VOCABULARY | PAPERS | DISK | BETWEEN | TOOLS | TOP for part in TOP}
+)
+MODULES = sorted((ROOT / "pipeline").rglob("*.py"))
+EMPTY_NAMES = {"utils", "misc", "common", "helpers", "engine", "core", "manager"}
+
+
+def imported(path: Path) -> set[str]:
+    """Dotted names of all that a file imports, at its top or inside a function."""
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: imports by relative name"
+            names |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return names
+
+
+def part_of(path: Path) -> str:
+    return path.relative_to(ROOT / "pipeline").with_suffix("").parts[0]
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda p: p.relative_to(ROOT).as_posix())
+def test_imports_point_down(path):
+    ours = {name.split(".")[1] for name in imported(path) if name.startswith("pipeline.")}
+    if part_of(path) == "__init__":
+        assert not ours
+        return
+    assert part_of(path) in MAY_IMPORT, f"{path.name}: say in this test to which layer it belongs"
+    assert ours <= MAY_IMPORT[part_of(path)]
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda p: p.relative_to(ROOT).as_posix())
+def test_nothing_in_the_pipeline_knows_prefect_or_the_flows(path):
+    assert not {name.split(".")[0] for name in imported(path)} & {"prefect", "flows"}
+
+
+def test_the_flows_know_of_the_pipeline_only_its_parameters():
+    for path in (ROOT / "flows").rglob("*.py"):
+        ours = {name.split(".")[1] for name in imported(path) if name.startswith("pipeline.")}
+        assert ours <= {"params", "errors", "catalogue"}, path
+
+
+def test_the_file_of_a_paper_imports_other_models_only():
+    for path in (ROOT / "pipeline" / "models").glob("*.py"):
+        ours = {name.split(".")[1] for name in imported(path) if name.startswith("pipeline.")}
+        assert ours <= VOCABULARY | {"models"}, path
+
+
+def test_the_disk_half_and_the_vocabulary_need_no_torch():
+    for path in MODULES:
+        if part_of(path) in VOCABULARY | DISK:
+            assert not {n.split(".")[0] for n in imported(path)} & {"torch", "torchvision"}, path
+
+
+def test_file_names_are_nouns_of_the_field():
+    assert not {path.stem for path in MODULES} & EMPTY_NAMES
+    assert not {path.parent.name for path in MODULES} & EMPTY_NAMES

@@ -1,0 +1,252 @@
+import csv
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+from typing import get_args, get_type_hints
+
+import pytest
+
+from pipeline import params as module
+from pipeline.catalogue import load_catalogue
+from pipeline.errors import BadInput
+from pipeline.params import Params, load_params
+
+ROOT = Path(__file__).resolve().parents[1]
+CATALOGUE = sorted((ROOT / "params").glob("*.yaml"))
+
+TEXT = """\
+datasets:
+  sample: {kind: sample, train: 4, extra: 4, val: 2}
+proposals:
+  none_sample: {kind: none, method: none, dataset: sample}
+weights:
+  none: {kind: none}
+  crops:
+    {kind: crops, depth: 14, crops: 8, size: 48, batch: 2, steps: 1, lr: 0.1, seed: 0,
+     precision: fp32, threads: 1}
+semantic:
+  mask:
+    dataset: sample
+    split: train_aug
+    init: crops
+    network: {kind: fcrn, depth: 14, stride: 8, kernel: 3, dilation: 4}
+    augmentation: {crop: [128, 160], scale: [0.8, 1.25], flip: both}
+    bootstrapping: {kind: "off"}
+    batch: 4
+    epochs: 2
+    lr: 0.02
+    schedule: {kind: linear, warmup: 20}
+    momentum: 0.9
+    nesterov: true
+    weight_decay: 0.0005
+    bias_lr_factor: 1
+    batch_norm: train
+    seed: 0
+    precision: bf16
+    threads: 0
+boxsup: {}
+instance: {}
+evaluations:
+  mask:
+    model: mask
+    localization: none
+    dataset: sample
+    split: val
+    views: {scales: [1.0], flip: false}
+    crf: none
+    stands_for: [wu2016/Table 7/1]
+"""
+
+
+def load(tmp_path, text=TEXT):
+    path = tmp_path / "params.yaml"
+    path.write_text(text)
+    return load_params(path)
+
+
+def changed(old, new):
+    assert TEXT.count(old) == 1
+    return TEXT.replace(old, new)
+
+
+def test_builds_dataclasses_with_the_right_types(tmp_path):
+    run = load(tmp_path).semantic["mask"]
+    assert run.augmentation.crop == (128, 160)
+    assert run.bootstrapping.kind == "off"
+    assert isinstance(run.bias_lr_factor, float)  # a whole number where a fraction may stand
+    assert load(tmp_path).evaluations["mask"].stands_for == ("wu2016/Table 7/1",)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("    epochs: 2\n", "    epochs: 2\n    epoch: 2\n", "semantic.mask.epoch is unknown"),
+        ("    epochs: 2\n", "", "semantic.mask.epochs is missing"),
+        ("    epochs: 2\n", "    epochs:\n", "semantic.mask.epochs is null"),
+        ("boxsup: {}", "boxsup:", "boxsup is null"),
+        ("boxsup: {}\n", "", "boxsup is missing"),
+        ("instance: {}", "instance: {}\nmore: {}", "more is unknown"),
+        ("epochs: 2", "epochs: 2.5", "semantic.mask.epochs is 2.5; expected a whole number"),
+        ("epochs: 2", "epochs: true", "semantic.mask.epochs is True; expected a whole number"),
+        ("lr: 0.02", "lr: fast", "semantic.mask.lr is 'fast'; expected a number"),
+        ("nesterov: true", "nesterov: 1", "semantic.mask.nesterov is 1; expected true or false"),
+        ("crop: [128, 160]", "crop: 128", "semantic.mask.augmentation.crop is 128"),
+        ("crop: [128, 160]", "crop: [128]", "augmentation.crop has 1 entries; expected 2"),
+        ("crop: [128, 160]", "crop: [128, a]", "augmentation.crop[1] is 'a'"),
+        ("precision: bf16", "precision: fp64", "semantic.mask.precision is 'fp64'; choose one of"),
+        ("kind: linear", "kind: cosine", "semantic.mask.schedule.kind is 'cosine'; choose one of"),
+        ("kind: linear", "kind: [linear]", "semantic.mask.schedule.kind is ['linear']"),
+        ("bootstrapping: {kind", "bootstrapping: {keep: 1, kind", "bootstrapping.keep is unknown"),
+        ("  mask:\n    dataset", "  Mask:\n    dataset", "the name 'Mask' may hold only"),
+        ("init: crops", "init: crop", "semantic.mask.init is 'crop'; choose one of"),
+        ("init: crops", "init: mask", "semantic.mask.init is 'mask'; choose one of"),
+        ("model: mask", "model: other", "evaluations.mask.model is 'other'; choose one of"),
+        ("model: mask", "model: crops", "evaluations.mask.model is 'crops'; choose one of"),
+        ("  none: {kind: none}\n", "", "evaluations.mask.localization is 'none'; add weights.none"),
+        ("localization: none", "localization: x", "evaluations.mask.localization is 'x'"),
+        ("none_sample:", "no_sample:", "proposals.no_sample: call the entry none_sample"),
+        ("  none: {kind", "  mask: {kind", "semantic.mask is also in weights; rename"),
+    ],
+)
+def test_names_the_file_and_the_key_that_is_wrong(tmp_path, old, new, message):
+    with pytest.raises(BadInput) as error:
+        load(tmp_path, changed(old, new))
+    assert message in str(error.value)
+    assert str(tmp_path / "params.yaml") in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("batch: 4\n", "batch: 0\n", "semantic.mask.batch is 0; expected at least 1"),
+        ("momentum: 0.9", "momentum: 1.5", "semantic.mask.momentum is 1.5"),
+        ("lr: 0.02", "lr: .inf", "semantic.mask.lr is inf"),
+        ("lr: 0.02", "lr: .nan", "semantic.mask.lr is nan"),
+        ("kernel: 3", "kernel: 4", "semantic.mask.network.kernel is 4; expected an odd number"),
+        ("[128, 160]", "[128, 150]", "augmentation.crop is [128, 150]; expected multiples of"),
+        ("[0.8, 1.25]", "[1.25, 0.8]", "augmentation.scale is [1.25, 0.8]"),
+        ("train: 4", "train: 0", "datasets.sample.train is 0"),
+        ("scales: [1.0]", "scales: []", "evaluations.mask.views.scales is []"),
+        ("scales: [1.0]", "scales: [0]", "evaluations.mask.views.scales is [0.0]"),
+        ("[wu2016/Table 7/1]", "[Table 7]", "'Table 7' is not PAPER/TABLE/ROW"),
+        ("crops, depth: 14", "crops, depth: 50", "semantic.mask.init is 'crops', a network of"),
+    ],
+)
+def test_refuses_numbers_out_of_range(tmp_path, old, new, message):
+    with pytest.raises(BadInput) as error:
+        load(tmp_path, changed(old, new))
+    assert message in str(error.value)
+
+
+@pytest.mark.parametrize("text", ["", "- a\n", "a: [", "a: 1\na: 2\n", "a: *b\n", "a: \x00\n"])
+def test_refuses_what_is_no_yaml_mapping(tmp_path, text):
+    with pytest.raises(BadInput, match="params.yaml"):
+        load(tmp_path, text)
+
+
+def test_says_where_to_run_when_the_file_is_missing(tmp_path):
+    with pytest.raises(BadInput, match="not there"):
+        load_params(tmp_path / "params.yaml")
+
+
+def test_every_number_has_a_range():
+    bounded = {key.rpartition(".")[2] for key in module._RANGES}
+    kinds = [k for k in vars(module).values() if is_dataclass(k) and isinstance(k, type)]
+    for kind in kinds:
+        for name, hint in get_type_hints(kind).items():
+            if hint in (int, float):
+                assert name in bounded, f"{kind.__name__}.{name}"
+    named = {f.name for kind in kinds for f in fields(kind)}
+    assert bounded <= named
+
+
+def test_the_checkouts_params_load():
+    assert isinstance(load_params(ROOT / "params.yaml"), Params)
+
+
+# --- the catalogue's files ---------------------------------------------------------------------
+@pytest.mark.parametrize("path", CATALOGUE, ids=lambda p: p.stem)
+def test_each_file_of_the_catalogue_loads(path):
+    catalogue = load_catalogue(path)
+    assert catalogue.groups
+    grouped = {name for names in catalogue.groups.values() for name in names}
+    used = {e.model for e in catalogue.evaluations.values()}
+    assert used == set(catalogue.semantic) | set(catalogue.boxsup)
+    assert grouped <= set(catalogue.evaluations)
+
+
+def test_what_two_files_define_is_the_same_in_both():
+    seen = {}
+    for path in CATALOGUE:
+        catalogue = load_catalogue(path)
+        for section in ("datasets", "proposals", "weights", "semantic", "boxsup", "evaluations"):
+            for name, entry in getattr(catalogue, section).items():
+                assert seen.setdefault((section, name), entry) == entry, name
+
+
+def paper_rows():
+    path = ROOT / "reports" / "paper.csv"
+    if not path.exists():
+        pytest.skip("no reports/paper.csv")
+    with path.open(newline="", encoding="utf-8") as file:
+        return {f"{r['paper']}/{r['table']}/{r['row']}" for r in csv.DictReader(file)}
+
+
+@pytest.mark.parametrize("path", CATALOGUE, ids=lambda p: p.stem)
+def test_every_row_that_a_run_stands_for_was_printed(path):
+    printed = paper_rows()
+    for name, evaluation in load_catalogue(path).evaluations.items():
+        for row in evaluation.stands_for:
+            assert row in printed, name
+
+
+def settings_of_rows():
+    path = ROOT / "reports" / "paper_rows.csv"
+    if not path.exists():
+        pytest.skip("no reports/paper_rows.csv")
+    rows = {}
+    with path.open(newline="", encoding="utf-8") as file:
+        for r in csv.DictReader(file):
+            row = rows.setdefault(f"{r['paper']}/{r['table']}/{r['row']}", {})
+            row[r["setting"]] = r["value"]
+    return rows
+
+
+def test_wu2016_runs_have_the_settings_of_their_rows():
+    rows = settings_of_rows()
+    catalogue = load_catalogue(ROOT / "params" / "wu2016.yaml")
+    compared = 0
+    for name, evaluation in catalogue.evaluations.items():
+        run = catalogue.semantic[evaluation.model]
+        keep = getattr(run.bootstrapping, "keep", None)
+        ours = {
+            "dataset": evaluation.dataset,
+            "split": evaluation.split,
+            "depth": str(run.network.depth),
+            "stride": str(run.network.stride),
+            "kernel": str(run.network.kernel),
+            "dilation": str(run.network.dilation),
+            "bootstrapping": "off" if keep is None else str(keep),
+        }
+        for row in evaluation.stands_for:
+            theirs = {key: rows[row][key] for key in ours if key in rows[row]}
+            assert {key: ours[key] for key in theirs} == theirs, (name, row)
+            compared += len(theirs)
+    assert compared > 100
+
+
+def test_dai2015_runs_have_the_supervision_of_their_rows():
+    rows = settings_of_rows()
+    catalogue = load_catalogue(ROOT / "params" / "dai2015.yaml")
+    for name, evaluation in catalogue.evaluations.items():
+        run = catalogue.boxsup.get(evaluation.model)
+        supervision = "mask" if run is None else "box" if run.mask_split == "none" else "semi"
+        for row in evaluation.stands_for:
+            assert rows[row].get("supervision", supervision) == supervision, (name, row)
+            if "top_k" in rows[row]:
+                assert rows[row]["top_k"] == str(run.estimator.top_k), (name, row)
+
+
+def test_literals_of_kinds_are_unique_within_a_choice():
+    for choice in (module.Dataset, module.Proposals, module.Weights, module.Schedule):
+        kinds = [get_type_hints(k)["kind"] for k in get_args(choice)]
+        assert len(set(kinds)) == len(kinds)

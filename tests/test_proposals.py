@@ -1,0 +1,377 @@
+"""Candidates: regions of a tree and their unions, in the form of lists of superpixels."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from scipy.ndimage import binary_fill_holes
+from scipy.ndimage import label as connected
+
+from pipeline.boxes import tight_box
+from pipeline.params import ScgProposals
+from pipeline.proposals.edges import gradient_edges
+from pipeline.proposals.form import Proposals, from_membership
+from pipeline.proposals.grouping import adjacency, distinct, fill_holes, membership, tuples
+from pipeline.proposals.hierarchy import Hierarchy, boundary_hierarchy
+from pipeline.proposals.scg import scg
+
+SETTINGS = ScgProposals(
+    kind="scg",
+    method="scg",
+    dataset="drawn",
+    edges="gradient",
+    sigma=1.0,
+    min_area=10,
+    singletons=300,
+    pairs=500,
+    triplets=500,
+    max_overlap=0.95,
+    max_candidates=2000,
+    fill_holes=False,
+)
+
+
+def drawn(seed: int, height: int = 60, width: int = 80) -> tuple[np.ndarray, np.ndarray]:
+    """A disc and a two-coloured block on noise. Returns the image and an object map (1, 2)."""
+    rng = np.random.default_rng(seed)
+    y, x = np.mgrid[:height, :width]
+    disc = (x - 20) ** 2 + (y - 25) ** 2 < 14**2
+    block = (abs(x - 55) < 12) & (abs(y - 30) < 9)
+    image = np.full((height, width, 3), 110.0)
+    image[disc] = 200, 40, 40
+    image[block & (x < 55)] = 40, 190, 60
+    image[block & (x >= 55)] = 240, 230, 60
+    image += rng.normal(0, 6, image.shape)
+    return np.clip(image, 0, 255).astype(np.uint8), disc + 2 * block.astype(np.uint8)
+
+
+@pytest.fixture(scope="module")
+def found() -> Proposals:
+    return scg(drawn(0)[0], SETTINGS)
+
+
+@pytest.fixture(scope="module")
+def masks(found) -> np.ndarray:
+    return np.array([found.mask(i) for i in range(len(found))])
+
+
+# --- contours ----------------------------------------------------------------------------------
+def test_the_contour_of_two_halves_is_strongest_between_them():
+    image = np.zeros((20, 30, 3), np.uint8)
+    image[:, 15:] = 255
+    strength = gradient_edges(image, sigma=1.0)
+    assert strength.dtype == np.float32 and strength.shape == (20, 30)
+    assert set(strength.argmax(axis=1)) <= {14, 15}
+    assert strength.max() == 1
+    assert strength[:, :8].max() < 0.01
+
+
+def test_a_plain_image_has_no_contour():
+    assert not gradient_edges(np.full((9, 7, 3), 130, np.uint8), sigma=2.0).any()
+
+
+def test_a_contour_on_less_than_one_percent_of_an_image_still_counts():
+    image = np.full((100, 100, 3), 90, np.uint8)
+    image[50, 50] = 255
+    assert gradient_edges(image, sigma=0.0).max() == 1
+
+
+# --- the tree ----------------------------------------------------------------------------------
+def test_the_strongest_contour_is_split_first():
+    strength = np.zeros((6, 9), np.float32)
+    strength[:, 3] = 0.3
+    strength[:, 6] = 0.9
+    tree = boundary_hierarchy(strength, min_area=1, max_leaves=100)
+    assert list(tree.parent[:3]) == [-1, 0, 0]
+    parts = {
+        tuple(np.unique(np.nonzero(np.isin(tree.superpixels, np.arange(a, b)))[1]))
+        for a, b in zip(tree.first[1:3], tree.last[1:3], strict=True)
+    }
+    left = {part for part in parts if 0 in part}.pop()
+    assert left[-1] in (5, 6) and len(parts) == 2
+
+
+def test_every_node_is_a_run_of_superpixels_that_its_children_share_out():
+    tree = boundary_hierarchy(gradient_edges(drawn(1)[0], sigma=1.0), min_area=10, max_leaves=40)
+    count = tree.superpixels.max() + 1
+    assert count == 40 and len(tree.first) == 2 * count - 1
+    assert (tree.first[0], tree.last[0]) == (0, count)
+    for node in range(1, len(tree.first), 2):
+        parent = tree.parent[node]
+        assert parent == tree.parent[node + 1] and parent < node
+        assert tree.first[parent] == tree.first[node]
+        assert tree.last[node] == tree.first[node + 1]
+        assert tree.last[node + 1] == tree.last[parent]
+
+
+def test_no_region_is_small_and_every_one_hangs_together():
+    strength = gradient_edges(drawn(2)[0], sigma=0.5)
+    tree = boundary_hierarchy(strength, min_area=25, max_leaves=1000)
+    assert np.bincount(tree.superpixels.ravel()).min() >= 25
+    for superpixel in range(tree.superpixels.max() + 1):
+        assert connected(tree.superpixels == superpixel)[1] == 1
+
+
+def test_a_cut_tree_is_the_top_of_the_whole_one():
+    strength = gradient_edges(drawn(3)[0], sigma=1.0)
+    whole = boundary_hierarchy(strength, min_area=10, max_leaves=1000)
+    top = boundary_hierarchy(strength, min_area=10, max_leaves=12)
+    for node in range(len(top.first)):
+        in_top = (top.first[node] <= top.superpixels) & (top.superpixels < top.last[node])
+        in_whole = (whole.first[node] <= whole.superpixels) & (whole.superpixels < whole.last[node])
+        np.testing.assert_array_equal(in_top, in_whole)
+
+
+# --- tuples ------------------------------------------------------------------------------------
+#          0                 superpixels 0 1 2 3 in a row, each touching the next
+#      1       2
+#     3 4     5 6
+ROW = Hierarchy(
+    superpixels=np.array([[0, 1, 2, 3]], np.uint16),
+    first=np.array([0, 0, 2, 0, 1, 2, 3], np.int32),
+    last=np.array([4, 2, 4, 1, 2, 3, 4], np.int32),
+    parent=np.array([-1, 0, 0, 1, 1, 2, 2], np.int32),
+    neighbours=np.array([[0, 1], [1, 2], [2, 3]], np.int32),
+)
+
+
+def test_nodes_touch_where_their_superpixels_do():
+    touching = {tuple(pair) for pair in np.argwhere(np.triu(adjacency(ROW)))}
+    assert touching == {(1, 2), (1, 5), (2, 4), (3, 4), (4, 5), (5, 6)}
+
+
+def test_pairs_are_neighbours_that_are_no_siblings_from_the_top_down():
+    nodes = tuples(ROW, singletons=0, pairs=10, triplets=0)
+    assert nodes.tolist() == [[4, 2, -1], [5, 1, -1], [5, 4, -1]]
+
+
+def test_triplets_hang_together_and_hold_no_siblings():
+    # 0 1 2 and 1 2 3 need siblings; there is nothing else in a row of four.
+    assert len(tuples(ROW, singletons=0, pairs=0, triplets=10)) == 0
+    star = replace(ROW, neighbours=np.array([[0, 1], [0, 2], [0, 3], [1, 2], [2, 3]], np.int32))
+    assert len(tuples(star, singletons=0, pairs=0, triplets=10)) == 0
+
+
+def brute_force_triplets(tree: Hierarchy) -> set[tuple[int, ...]]:
+    touching = adjacency(tree)
+    spans = [set(range(a, b)) for a, b in zip(tree.first, tree.last, strict=True)]
+    count = len(spans)
+    found = set()
+    for x in range(count):
+        for z in range(x):
+            for y in range(z):
+                pairs = ((x, y), (x, z), (y, z))
+                if any(spans[a] & spans[b] or tree.parent[a] == tree.parent[b] for a, b in pairs):
+                    continue
+                if sum(touching[a, b] for a, b in pairs) >= 2:
+                    found.add((x, z, y))
+    return found
+
+
+def test_triplets_equal_those_of_plain_loops_and_a_smaller_budget_is_their_beginning():
+    strength = gradient_edges(drawn(4)[0], sigma=1.0)
+    tree = boundary_hierarchy(strength, min_area=10, max_leaves=12)
+    every = tuples(tree, singletons=0, pairs=0, triplets=100_000)
+    assert {tuple(row) for row in every.tolist()} == brute_force_triplets(tree)
+    assert len(every) > 20
+    assert every[:, 0].tolist() == sorted(every[:, 0].tolist())
+    few = tuples(tree, singletons=0, pairs=0, triplets=20)
+    np.testing.assert_array_equal(few, every[:20])
+
+
+def test_a_tuple_holds_the_superpixels_of_its_nodes():
+    nodes = np.array([[0, -1, -1], [5, 1, -1], [6, 4, -1]], np.int32)
+    assert membership(ROW, nodes).tolist() == [
+        [True, True, True, True],
+        [True, True, True, False],
+        [False, True, False, True],
+    ]
+
+
+# --- holes and duplicates ----------------------------------------------------------------------
+def test_holes_are_filled_as_in_pixels():
+    rng = np.random.default_rng(0)
+    superpixels = np.arange(8 * 9).reshape(8, 9)  # every pixel is one
+    pairs = np.concatenate(
+        [
+            np.stack([superpixels[:, :-1].ravel(), superpixels[:, 1:].ravel()], axis=1),
+            np.stack([superpixels[:-1].ravel(), superpixels[1:].ravel()], axis=1),
+        ]
+    )
+    on_border = np.ones((8, 9), bool)
+    on_border[1:-1, 1:-1] = False
+    members = rng.random((100, 72)) < 0.65
+    filled = fill_holes(members, pairs, on_border.ravel())
+    expected = [binary_fill_holes(m.reshape(8, 9)).ravel() for m in members]
+    np.testing.assert_array_equal(filled, expected)
+    assert (filled != members).any()
+
+
+@pytest.mark.parametrize("max_overlap", [0.0, 0.5, 0.8, 0.95, 1.0])
+def test_duplicates_go_as_in_plain_loops(max_overlap):
+    rng = np.random.default_rng(1)
+    areas = rng.integers(1, 30, 12)
+    members = rng.random((400, 12)) < 0.7
+    members[100:200] = members[:100]
+    members = members[members.any(axis=1)]
+    expected: list[int] = []
+    for i, m in enumerate(members):
+        overlaps = [areas[m & members[k]].sum() / areas[m | members[k]].sum() for k in expected]
+        if not any(overlap >= max_overlap for overlap in overlaps):
+            expected.append(i)
+    kept = distinct(members, areas, max_overlap=max_overlap, limit=1000)
+    assert kept.tolist() == expected
+    few = distinct(members, areas, max_overlap=max_overlap, limit=3)
+    assert few.tolist() == expected[:3]
+
+
+# --- candidates of an image --------------------------------------------------------------------
+def test_every_candidate_is_a_union_of_superpixels_with_its_box_and_area(found, masks):
+    assert 50 < len(found) <= SETTINGS.max_candidates
+    for i, mask in enumerate(masks):
+        ids = found.members[found.offsets[i] : found.offsets[i + 1]]
+        np.testing.assert_array_equal(mask, np.isin(found.superpixels, ids))
+        np.testing.assert_array_equal(found.boxes[i], tight_box(mask))
+        assert found.areas[i] == mask.sum() > 0
+
+
+def test_the_form_has_the_types_that_it_says(found):
+    kinds = [found.superpixels, found.members, found.offsets]
+    assert [a.dtype for a in kinds] == [np.uint16, np.uint16, np.int32]
+    kinds = [found.scores, found.boxes, found.areas]
+    assert [a.dtype for a in kinds] == [np.float32, np.int32, np.int32]
+    assert found.boxes.shape == (len(found), 4)
+    assert (np.diff(found.scores) < 0).all() and found.scores[-1] > 0
+
+
+def test_no_two_candidates_are_duplicates(found, masks):
+    overlaps = found.iou_with_masks(masks)
+    np.fill_diagonal(overlaps, 0)
+    assert overlaps.max() < SETTINGS.max_overlap
+
+
+def test_the_whole_image_comes_first(found):
+    assert found.mask(0).all()
+
+
+def test_drawn_objects_are_found():
+    for seed in range(3):
+        image, objects = drawn(seed)
+        best = scg(image, SETTINGS).iou_with_objects(objects, 2).max(axis=0)
+        assert (best > 0.9).all()
+
+
+def test_an_object_split_early_needs_pairs():
+    # The left part resembles the ground, so it is split from it last: no region is both parts.
+    image = np.full((40, 60, 3), 100, np.uint8)
+    image[10:30, 15:30] = 125, 100, 100
+    image[10:30, 30:45] = 250, 250, 40
+    image = np.clip(image + np.random.default_rng(0).normal(0, 1.5, image.shape), 0, 255).astype(
+        np.uint8
+    )
+    truth = np.zeros((1, 40, 60), bool)
+    truth[0, 10:30, 15:45] = True
+    alone = scg(image, replace(SETTINGS, pairs=0, triplets=0)).iou_with_masks(truth).max()
+    paired = scg(image, replace(SETTINGS, triplets=0)).iou_with_masks(truth).max()
+    assert alone < 0.8 and paired > 0.9
+
+
+def test_a_ring_is_filled_only_when_asked():
+    y, x = np.mgrid[:60, :60]
+    distance = np.hypot(x - 30, y - 30)
+    ring = (distance > 10) & (distance < 20)
+    image = np.full((60, 60, 3), 60, np.uint8)
+    image[distance <= 10] = 40, 160, 90
+    image[ring] = 230, 90, 40
+    found, filled = scg(image, SETTINGS), scg(image, replace(SETTINGS, fill_holes=True))
+    assert found.iou_with_masks(ring[None]).max() > 0.85
+    assert holed(found).any() and not holed(filled).any()
+
+
+def holed(proposals: Proposals) -> np.ndarray:
+    masks = [proposals.mask(i) for i in range(len(proposals))]
+    return np.array([(binary_fill_holes(mask) != mask).any() for mask in masks])
+
+
+def test_the_same_image_gives_the_same_bytes():
+    image = drawn(5)[0]
+    first, again = scg(image, SETTINGS), scg(image.copy(), SETTINGS)
+    for name in ("superpixels", "members", "offsets", "scores", "boxes", "areas"):
+        assert getattr(first, name).tobytes() == getattr(again, name).tobytes()
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (1, 7), (5, 1), (2, 2), (20, 30)])
+def test_a_plain_image_is_one_region(shape):
+    only = scg(np.full((*shape, 3), 77, np.uint8), replace(SETTINGS, fill_holes=True))
+    assert len(only) == 1 and only.mask(0).all()
+    assert only.boxes.tolist() == [[0, 0, shape[1], shape[0]]]
+
+
+@pytest.mark.parametrize("shape", [(1, 40), (3, 3), (2, 50), (17, 4)])
+def test_tiny_and_grey_images_have_candidates(shape):
+    grey = np.random.default_rng(0).integers(0, 256, (*shape, 1), np.uint8).repeat(3, axis=2)
+    some = scg(grey, replace(SETTINGS, min_area=1, sigma=0.0, singletons=0))
+    assert len(some) == 0 or some.areas.min() > 0
+    some = scg(grey, replace(SETTINGS, min_area=1, sigma=0.5))
+    assert len(some) >= 1 and some.mask(0).all()
+
+
+def test_what_is_no_image_is_refused():
+    for wrong in (np.zeros((5, 5), np.uint8), np.zeros((5, 5, 3)), np.zeros((0, 5, 3), np.uint8)):
+        with pytest.raises(ValueError, match="an image is"):
+            scg(wrong, SETTINGS)
+
+
+# --- arithmetic over all candidates ------------------------------------------------------------
+def test_sums_equal_a_loop_over_the_members(found):
+    numbers = np.random.default_rng(0).random((found.num_superpixels, 3))
+    expected = [
+        numbers[found.members[a:b]].sum(axis=0)
+        for a, b in zip(found.offsets[:-1], found.offsets[1:], strict=True)
+    ]
+    np.testing.assert_allclose(found.sums(numbers), expected, atol=1e-11)
+    np.testing.assert_allclose(found.sums(numbers[:, 0]), np.array(expected)[:, 0], atol=1e-11)
+
+
+def test_sums_of_whole_numbers_are_exact(found):
+    pixels = np.bincount(found.superpixels.ravel())
+    np.testing.assert_array_equal(found.sums(pixels), found.areas)
+
+
+def test_no_candidate_has_empty_answers():
+    nothing = from_membership(np.zeros((4, 5), np.uint16), np.zeros((0, 1), bool))
+    assert len(nothing) == 0
+    assert nothing.sums(np.ones(1)).shape == (0,)
+    assert nothing.sums(np.ones((1, 2))).shape == (0, 2)
+    assert nothing.iou_with_boxes(np.array([[0, 0, 2, 2]])).shape == (0, 1)
+    assert nothing.iou_with_masks(np.ones((3, 4, 5), bool)).shape == (0, 3)
+    assert nothing.iou_with_objects(np.ones((4, 5), np.uint8), 1).shape == (0, 1)
+
+
+HALVES = from_membership(
+    np.array([[0, 0, 1, 1], [0, 0, 1, 2]], np.uint16),
+    np.array([[True, False, False], [False, True, True], [False, False, True]]),
+)
+
+
+def test_overlaps_by_hand():
+    assert HALVES.boxes.tolist() == [[0, 0, 2, 2], [2, 0, 4, 2], [3, 1, 4, 2]]
+    assert HALVES.areas.tolist() == [4, 4, 1]
+    box = np.array([[1, 0, 4, 2]])  # 6 pixels
+    np.testing.assert_allclose(HALVES.iou_with_boxes(box), [[2 / 8], [4 / 6], [1 / 6]])
+    mask = np.array([[[0, 0, 1, 0], [1, 0, 1, 1]]], bool)  # 4 pixels
+    np.testing.assert_allclose(HALVES.iou_with_masks(mask), [[1 / 7], [3 / 5], [1 / 4]])
+    assert HALVES.iou_with_masks(np.zeros((0, 2, 4), bool)).shape == (3, 0)
+
+
+def test_ignored_pixels_are_in_no_overlap():
+    objects = np.array([[1, 1, 255, 2], [1, 255, 2, 2]], np.uint8)
+    by_hand = [[3 / 3, 0], [0, 3 / 3], [0, 1 / 3]]
+    np.testing.assert_allclose(HALVES.iou_with_objects(objects, 2), by_hand)
+
+
+def test_overlaps_equal_those_of_masks(found, masks):
+    rng = np.random.default_rng(2)
+    shapes = rng.random((3, *found.superpixels.shape)) < [[[0.1]], [[0.5]], [[0.9]]]
+    expected = [[(m & s).sum() / (m | s).sum() for s in shapes] for m in masks]
+    np.testing.assert_allclose(found.iou_with_masks(shapes), expected, rtol=1e-12)

@@ -1,0 +1,585 @@
+"""Reports: the printed numbers, Markdown and JSON from tables, and what must never be shown."""
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from pipeline import figures, protocol, reports
+from pipeline.datasets.prepared import Prepared
+from pipeline.datasets.proposal_table import ProposalTable, to_row
+from pipeline.errors import BadInput
+from pipeline.masks import encode_index_png
+from pipeline.params import Params, build, read_yaml
+from pipeline.proposals.form import Proposals
+from pipeline.stages import report as stage
+from pipeline.stages.report import report
+from pipeline.tables import read_table, write_table
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="module")
+def paper():
+    return reports.read_paper(ROOT / "reports/paper.csv", reports.PAPER_COLUMNS)
+
+
+@pytest.fixture(scope="module")
+def paper_rows():
+    return reports.read_paper(ROOT / "reports/paper_rows.csv", reports.PAPER_ROWS_COLUMNS)
+
+
+# --- reports/paper.csv ------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    ("paper_name", "table", "row", "metric", "category", "at", "percent"),
+    [  # typed from the papers' text
+        ("wu2016", "Table 1", 13, "mean_iou", "", None, 73.41),
+        ("wu2016", "Table 1", 1, "pixel_accuracy", "", None, 92.74),
+        ("wu2016", "Table 7", 3, "mean_accuracy", "", None, 82.09),
+        ("wu2016", "Table 2", 2, "iou", "cow", None, 83.7),
+        ("wu2016", "Table 2", 9, "mean_iou", "", None, 79.1),
+        ("wu2016", "Table 4", 2, "iou", "traffic light", None, 65.7),
+        ("wu2016", "Table 6", 8, "mAP_r", "", 0.7, 46.6),
+        ("wu2016", "Table 6", 4, "mAP_r_vol", "", None, 52.5),
+        ("dai2015", "Table 1", 3, "mean_iou", "", None, 63.5),
+        ("dai2015", "Table 2", 1, "mean_iou", "", None, 52.3),
+        ("dai2015", "Table 2", 4, "mean_iou", "", None, 59.7),
+        ("dai2015", "Table 3", 2, "mean_iou", "", None, 60.4),
+        ("dai2015", "Table 4", 9, "mean_iou", "", None, 75.2),
+        ("slides", "SharpMask Table (proposals)", 7, "box_AR", "", 100, 31.3),
+    ],
+)
+def test_printed_numbers_are_those_of_the_papers(
+    paper, paper_name, table, row, metric, category, at, percent
+):
+    chosen = paper[(paper["paper"] == paper_name) & (paper["table"] == table)]
+    values = protocol.values_of(chosen[chosen["row"] == row])
+    assert values[metric, category, at] == pytest.approx(percent / 100, abs=1e-12)
+
+
+def test_printed_numbers_are_whole_and_unique(paper):
+    assert len(paper) == 782
+    assert not paper.duplicated(["paper", "table", "row", "metric", "category", "at"]).any()
+    ratios = paper[paper["metric"] != "inference_seconds"]["value"]
+    assert ratios.between(0, 1).all() and paper["value"].notna().all()
+
+
+def test_the_mean_of_a_paper_is_the_mean_of_its_categories(paper):
+    row = paper[(paper["paper"] == "wu2016") & (paper["table"] == "Table 4") & (paper["row"] == 2)]
+    values = protocol.values_of(row)
+    categories = [v for (metric, _, _), v in values.items() if metric == "iou"]
+    assert len(categories) == 19
+    assert np.mean(categories) == pytest.approx(values["mean_iou", "", None], abs=0.0005)
+
+
+def test_every_printed_row_is_described(paper, paper_rows):
+    printed = set(paper[["paper", "table", "row"]].itertuples(index=False, name=None))
+    described = paper_rows[paper_rows["setting"] == "method"]
+    assert printed == set(described[["paper", "table", "row"]].itertuples(index=False, name=None))
+
+
+def test_field_of_view_follows_from_the_described_settings(paper_rows):
+    row = paper_rows[(paper_rows["paper"] == "wu2016") & (paper_rows["table"] == "Table 1")]
+    settings = row.pivot(index="row", columns="setting", values="value")
+    columns = settings[["depth", "stride", "kernel", "dilation"]]
+    assert columns.loc[13].tolist() == ["101", "8", "5", "12"]
+    assert columns.loc[1].tolist() == ["50", "16", "3", "6"]
+
+
+def stands_for(node):
+    """Every row that is named below a node of the catalogue."""
+    if isinstance(node, dict):
+        yield from node.get("stands_for", [])
+        for child in node.values():
+            yield from stands_for(child)
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "params").glob("*.yaml")), ids=lambda p: p.stem)
+def test_the_catalogue_stands_for_rows_that_there_are(paper, paper_rows, path):
+    for text in set(stands_for(read_yaml(path))):
+        reports.paper_row(text, paper, path.stem)
+        assert reports.settings_of_row(text, paper_rows)["method"]
+
+
+# --- a small project ----------------------------------------------------------------------------
+RUN = {
+    "dataset": "sample",
+    "split": "train_aug",
+    "init": "crops",
+    "network": {"kind": "fcrn", "depth": 14, "stride": 8, "kernel": 3, "dilation": 4},
+    "augmentation": {"crop": [128, 160], "scale": [0.8, 1.25], "flip": "both"},
+    "bootstrapping": {"kind": "off"},
+    "batch": 4,
+    "epochs": 25,
+    "lr": 0.02,
+    "schedule": {"kind": "linear", "warmup": 20},
+    "momentum": 0.9,
+    "nesterov": True,
+    "weight_decay": 0.0005,
+    "bias_lr_factor": 1.0,
+    "batch_norm": "train",
+    "seed": 0,
+    "precision": "bf16",
+    "threads": 0,
+}
+BOXES = {
+    "proposals": "scg",
+    "mask_split": "none",
+    "estimator": {
+        "kind": "boxsup", "top_k": 5, "lam": 1.0, "lam_start": 8, "round_epochs": 2,
+        "min_box_iou": 0.6, "fallback_box_iou": 0.3,
+    },
+}  # fmt: skip
+VOC = {"dataset": "voc", "init": "nothing"}
+FCRN50 = {"kind": "fcrn", "depth": 50, "stride": 8, "kernel": 5, "dilation": 12}
+
+
+def evaluation(model, dataset, stands_for, **other):
+    return {
+        "model": model, "localization": "none", "dataset": dataset, "split": "val",
+        "views": {"scales": [1.0], "flip": False}, "crf": "none", "stands_for": stands_for,
+    } | other  # fmt: skip
+
+
+def given():
+    return {
+        "datasets": {
+            "sample": {"kind": "sample", "train": 3, "extra": 5, "val": 4},
+            "voc": {"kind": "voc2012"},
+        },
+        "proposals": {},
+        "weights": {"nothing": {"kind": "none"}, "crops": {"kind": "crops", "depth": 14, "crops": 1,
+            "size": 8, "batch": 1, "steps": 1, "lr": 0.1, "seed": 0,
+            "precision": "fp32", "threads": 1}},
+        "semantic": {
+            "sample_mask": RUN,
+            "voc_mask": RUN | VOC | {"network": FCRN50, "precision": "fp32"},
+        },
+        "boxsup": {"sample_box": RUN | BOXES, "voc_box": RUN | VOC | BOXES},
+        "instance": {},
+        "evaluations": {
+            "sample_mask": evaluation("sample_mask", "sample", ["wu2016/Table 7/1"]),
+            "sample_box": evaluation("sample_box", "sample", ["dai2015/Table 2/5"]),
+            "voc_mask": evaluation("voc_mask", "voc", ["wu2016/Table 1/13", "wu2016/Table 7/1"]),
+            "voc_box": evaluation(
+                "voc_box", "voc", ["dai2015/Table 2/5"], views={"scales": [0.75, 1.0], "flip": True}
+            ),
+        },
+    }  # fmt: skip
+
+
+def make_params(**changes):
+    return build(Params, given() | changes, "params.yaml", "")
+
+
+def metric_rows(name, dataset, **values):
+    same = {"evaluation": name, "dataset": dataset, "split": "val", "at": None}
+    rows = [{"metric": m, "category": None, "value": v} for m, v in values.items()]
+    rows += [{"metric": "iou", "category": c, "value": 0.5} for c in ("background", "ring")]
+    rows.append({"metric": "iou", "category": "star", "value": float("nan")})
+    return [same | row for row in rows]
+
+
+SCORES = {
+    "sample_mask": {
+        "num_images": 4.0, "pixel_accuracy": 0.8, "mean_accuracy": 0.45, "mean_iou": 0.40625,
+        "all_background_pixel_accuracy": 0.75, "all_background_mean_accuracy": 1 / 9,
+        "all_background_mean_iou": 0.75 / 9,
+    },
+    "sample_box": {"num_images": 4.0, "pixel_accuracy": 0.7, "mean_accuracy": 0.3, "mean_iou": 0.3},
+    "voc_mask": {"num_images": 47.0, "pixel_accuracy": 0.9, "mean_accuracy": float("nan"),
+                 "mean_iou": 0.6},
+}  # fmt: skip
+
+
+@pytest.fixture
+def tables(tmp_path):
+    """Metrics of three of the four evaluations; voc_box is not measured."""
+    for name, values in SCORES.items():
+        rows = metric_rows(name, name.split("_")[0], **values)
+        write_table(tmp_path / f"{name}.parquet", "metrics", rows)
+    return {name: read_table(tmp_path / f"{name}.parquet", "metrics") for name in SCORES}
+
+
+@pytest.fixture
+def gathered(tables):
+    return protocol.gather(make_params(), tables, {"voc_mask": (139, 0), "sample_box": (0, 8)})
+
+
+def history(*rows):
+    return pd.DataFrame(rows, columns=["step", "epoch", "name", "value"])
+
+
+LABELS = history(
+    (0, 0, "label_mean_iou", 0.7),
+    (40, 2, "label_mean_iou", 0.6512),
+    (80, 4, "label_mean_iou", 0.72),
+    (0, 0, "label_mean_area", 0.15),
+    (80, 4, "label_mean_area", 0.125),
+)
+CHOICES = pd.DataFrame({"epoch": [0, 0, 2, 2, 4, 4], "proposal": [-1, -1, 5, -1, 5, -1]})
+
+
+@pytest.fixture
+def text(gathered, paper, paper_rows):
+    return reports.document(
+        make_params(),
+        gathered,
+        {"sample_box": LABELS},
+        {"sample_box": CHOICES},
+        reports.Pictures(overlays={"sample_mask": "sample_mask_overlays.png"}),
+        paper,
+        paper_rows,
+        machine="a processor, torch 9.9",
+        studies=["seeds.md"],
+    )
+
+
+def section(text, heading):
+    return re.split(r"^## ", text.split(f"## {heading}", 1)[1], flags=re.M)[0]
+
+
+def cells(text, start):
+    """The cells of the first table row that begins with these cells."""
+    line = next(line for line in text.splitlines() if line.startswith(f"| {start} |"))
+    return [cell.strip() for cell in line.strip("|").split(" | ")]
+
+
+# --- Markdown -----------------------------------------------------------------------------------
+def test_paper_ours_and_difference_stand_side_by_side_with_their_protocol(text):
+    head = dict(zip(reports.PAPER_HEAD, cells(text, "13: vanilla FCRN | mean IoU, %"), strict=True))
+    assert (head["paper"], head["ours"], head["difference"]) == ("73.41", "60.00", "-13.41")
+    assert (head["dataset"], head["split"], head["images"]) == ("voc", "val", "47")
+    assert (head["scales"], head["flip"], head["CRF"]) == ("1", "no", "none")
+    assert (head["supervision"], head["parameters"]) == ("mask", "`semantic.voc_mask`")
+    assert head["data"] == "PASCAL VOC 2012 with the masks of SBD"
+
+
+def test_a_missing_number_is_a_dash_and_never_the_papers(text):
+    head = dict(zip(reports.PAPER_HEAD, cells(text, "5: BoxSup | mean IoU, %"), strict=True))
+    assert (head["paper"], head["ours"], head["difference"]) == ("62.00", "–", "–")
+    assert head["images"] == "–"
+    nan = dict(zip(reports.PAPER_HEAD, cells(text, "13: vanilla FCRN | mean acc., %"), strict=True))
+    assert (nan["paper"], nan["ours"], nan["difference"]) == ("81.87", "–", "–")
+
+
+def test_one_evaluation_stands_in_every_table_that_it_stands_for(text):
+    assert "### Wu et al. 2016, Table 1" in text and "### Wu et al. 2016, Table 7" in text
+    assert cells(text, "1: FCRN | mean IoU, %")[2:5] == ["73.41", "60.00", "-13.41"]
+
+
+def test_each_known_departure_has_a_footnote(gathered, paper_rows, text):
+    voc_mask = gathered[2]
+    theirs = reports.settings_of_row("wu2016/Table 1/13", paper_rows)
+    assert protocol.departures(voc_mask, theirs) == [
+        "evaluated on 47 of the 1,449 official images",
+        "trained on 139 of the 10,582 official images",
+        "started from random instead of ImageNet weights",
+        "depth 50 instead of 101",
+    ]
+    notes = dict(
+        zip(reports.PAPER_HEAD, cells(text, "13: vanilla FCRN | mean IoU, %"), strict=True)
+    )
+    assert notes["notes"] == "1, 2, 3, 4"
+    assert "\n1. evaluated on 47 of the 1,449 official images" in text
+
+
+def test_departures_of_a_box_run_name_its_method(gathered, paper_rows):
+    found = protocol.departures(
+        gathered[3], reports.settings_of_row("dai2015/Table 2/5", paper_rows)
+    )
+    assert "network FCRN instead of VGG-16 FCN" in found
+    assert "CRF: no instead of yes" in found
+    assert "views: several instead of one" in found
+    assert "masks estimated from scg instead of MCG" in found
+    assert "lambda 1 instead of 3" in found
+    assert "only candidates of box IoU >= 0.6 instead of 0" in found
+    assert not any("cheapest" in note for note in found)  # 5 on both sides
+    assert not any("images" in note and "evaluated" in note for note in found)  # not measured
+
+
+def test_a_run_like_the_papers_has_no_departure(gathered, paper_rows):
+    theirs = reports.settings_of_row("wu2016/Table 1/13", paper_rows)
+    ours = protocol.settings(gathered[2])
+    assert protocol.departures(gathered[2], {k: ours.get(k, v) for k, v in theirs.items()}) == []
+
+
+def test_the_sample_stands_apart_from_every_number_of_the_papers(text, paper):
+    sample = section(text, "Sample (drawn miniature world)")
+    ours = {f"{100 * v:.2f}" for values in SCORES.values() for v in values.values() if v == v}
+    printed = (
+        {f"{100 * v:.2f}" for v in paper["value"]}
+        - ours
+        - {"50.00", "70.00", "72.00", "15.00", "12.50"}
+    )
+    assert not printed & set(re.findall(r"\d+\.\d\d", sample))
+    assert "40.62" in sample and "30.00" in sample
+    for heading in ("The papers' tables", "All evaluations on real data"):
+        assert "sample" not in section(text, heading)
+
+
+def test_the_sample_names_the_rows_that_it_stands_for(text):
+    row = cells(section(text, "Sample"), "sample_box | box (BoxSup, scg, top-5, lambda 1)")
+    assert row[2:] == [
+        "8", "all pixels", "1", "70.00", "30.00", "30.00",
+        "Dai et al. 2015, Table 2, row 5 (BoxSup)",
+    ]  # fmt: skip
+
+
+def test_background_everywhere_is_shown_for_comparison(text):
+    row = cells(section(text, "Sample"), "background everywhere (sample, val)")
+    assert row[5:8] == ["75.00", "11.11", "8.33"]
+
+
+def test_iou_by_category_shows_a_dash_for_an_absent_one(text):
+    table = section(text, "Sample").split("IoU by category")[1]
+    assert cells(table, "run") == ["run", "background", "ring", "star"]
+    assert cells(table, "sample_mask") == ["sample_mask", "50.00", "50.00", "–"]
+
+
+def test_label_quality_shows_first_lowest_and_last_round(text):
+    row = cells(section(text, "Sample").split("### Labels")[1], "sample_box")
+    assert row[:5] == ["sample_box", "3", "70.00", "65.12 (epoch 2)", "72.00"]
+    assert row[5:] == ["15.00 -> 12.50", "2 -> 1 of 2"]
+
+
+def test_the_header_states_processor_torch_precision_and_data(text):
+    header = text.split("## ")[0]
+    assert "a processor, torch 9.9" in header
+    assert "bf16 (sample_mask, sample_box, voc_box); fp32 (voc_mask)" in header
+    assert "sample: drawn by this project" in header and "voc: PASCAL VOC 2012" in header
+
+
+def test_figures_and_studies_are_linked(text):
+    assert "(figures/sample_mask_overlays.png)" in text
+    assert "(studies/seeds.md)" in text
+
+
+def test_every_run_has_a_card_with_its_limits(text):
+    cards = text.split("## Model cards")[1]
+    assert re.findall(r"^### (\w+)$", cards, flags=re.M) == [
+        "sample_mask", "sample_box", "voc_mask", "voc_box",
+    ]  # fmt: skip
+    voc_mask = cards.split("### voc_mask")[1].split("###")[0]
+    for part in ("139 by masks, 0 by boxes", "`semantic.voc_mask`", "lr 0.02", "47 images",
+                 "mean IoU 60.00", "depth 50 instead of 101", "one training seed"):  # fmt: skip
+        assert part in voc_mask
+    assert "drawn shapes" in cards.split("### sample_box")[1].split("###")[0]
+
+
+def test_numbers_of_another_split_are_not_taken_for_this_ones(tables):
+    moved = {"sample_mask": evaluation("sample_mask", "sample", [], split="train")}
+    (measured,) = protocol.gather(make_params(evaluations=moved), tables, {})
+    assert measured.value("mean_iou") is None
+
+
+def test_tables_without_any_evaluation_say_so(paper, paper_rows):
+    params = make_params(evaluations={})
+    text = reports.document(
+        params, [], {}, {}, reports.Pictures(), paper, paper_rows, machine="x", studies=[]
+    )
+    assert "No active evaluation on real data stands for a row of a paper." in text
+
+
+@pytest.mark.parametrize("row", ["wu2016/Table 7", "wu2016/Table 77/1", "wu2016/Table 7/99", "x"])
+def test_a_row_that_no_paper_has_is_refused_by_name(tables, paper, paper_rows, row):
+    params = make_params(evaluations={"sample_mask": evaluation("sample_mask", "sample", [row])})
+    with pytest.raises(BadInput, match="evaluations.sample_mask.stands_for.*wu2016/Table 7/"):
+        reports.paper_sections(protocol.gather(params, tables, {}), paper, paper_rows)
+
+
+def test_a_bar_within_a_cell_does_not_end_it():
+    assert reports.markdown_table(["a"], [["x|y"], [None]]).splitlines()[2:] == [
+        r"| x\|y |",
+        "| – |",
+    ]
+
+
+# --- three forms of the same numbers ------------------------------------------------------------
+def test_parquet_json_and_markdown_agree(tables, gathered, text):
+    numbers = json.loads(json.dumps(reports.metrics_json(gathered), allow_nan=False))
+    assert set(numbers) == set(SCORES)
+    for name, table in tables.items():
+        overall = table[table["category"].isna()].set_index("metric")["value"]
+        shown = cells(section(text, "Sample") if name.startswith("s") else
+                      section(text, "All evaluations"), name)  # fmt: skip
+        for metric, column in (("pixel_accuracy", 5), ("mean_accuracy", 6), ("mean_iou", 7)):
+            value = overall[metric]
+            if np.isnan(value):
+                assert metric not in numbers[name] and shown[column] == "–"
+            else:
+                assert numbers[name][metric] == round(value, 4)
+                assert shown[column] == f"{100 * value:.2f}"
+
+
+def test_json_holds_four_digits_and_no_bare_nan(gathered):
+    numbers = reports.metrics_json(gathered)
+    assert numbers["sample_mask"]["mean_iou"] == 0.4062
+    assert numbers["sample_mask"]["num_images"] == 4
+    assert "mean_accuracy" not in numbers["voc_mask"]
+    assert "voc_box" not in numbers  # nothing measured
+
+
+# --- the stage ------------------------------------------------------------------------------------
+def write_files(root, *, proposals):
+    """A project on disk: four 12x16 images, predictions, histories, choices, metrics."""
+    ids = [f"val_{i}" for i in range(4)]
+    rng = np.random.default_rng(0)
+    rows, maps, objects, stored = [], [], [], []
+    (root / "data/raw/sample").mkdir(parents=True)
+    label_map = np.zeros((12, 16), np.uint8)
+    label_map[2:8, 3:9] = 1
+    for i in ids:
+        Image.fromarray(rng.integers(0, 256, (12, 16, 3), np.uint8)).save(
+            root / f"data/raw/sample/{i}.png"
+        )
+        same = {"image_id": i, "source": "voc", "path": f"{i}.png", "height": 12, "width": 16}
+        same |= {"has_masks": True, "has_boxes": True}
+        rows += [same | {"split": split} for split in ("val", "train_aug")]
+        maps.append({"image_id": i, "png": encode_index_png(label_map)})
+        box = {"x0": 3, "y0": 2, "x1": 9, "y1": 8}
+        objects.append({"image_id": i, "instance": 0, "category": 1, **box, "difficult": False,
+                        "crowd": False, "mask_rle": None})  # fmt: skip
+        superpixels = np.zeros((12, 16), np.uint16)
+        superpixels[3:7, 4:8] = 1
+        stored.append(to_row(i, "", "scg", superpixels=superpixels,
+            members=np.array([1], np.uint16), offsets=np.array([0, 1], np.int32),
+            scores=np.ones(1, np.float32), boxes=np.array([[4, 3, 8, 7]], np.int32),
+            areas=np.array([16], np.int32)))  # fmt: skip
+    prepared = root / "data/prepared/sample"
+    write_table(prepared / "images.parquet", "images", rows)
+    write_table(prepared / "instances.parquet", "instances", objects)
+    write_table(prepared / "semantic/part-000.parquet", "semantic", maps)
+    (prepared / "categories.json").write_text('["background", "ring", "star"]')
+    if proposals:
+        write_table(root / "data/proposals/scg/sample/part-000.parquet", "proposals", stored)
+    for name, values in SCORES.items():
+        rows = metric_rows(name, name.split("_")[0], **values)
+        write_table(root / f"data/metrics/{name}.parquet", "metrics", rows)
+    folder = root / "data/predictions/sample_mask/semantic"
+    folder.mkdir(parents=True)
+    for i in ids:
+        (folder / f"{i}.png").write_bytes(encode_index_png(label_map))
+    losses = history(*((i, i // 10, "loss", 1 / (i + 1)) for i in range(30)))
+    write_table(root / "data/models/sample_mask.history.parquet", "history", losses)
+    write_table(
+        root / "data/models/sample_box.history.parquet", "history", pd.concat([LABELS, losses])
+    )
+    choices = [{"epoch": e, "image_id": i, "instance": 0, "proposal": p, "rank": 0,
+                "overlap_cost": 0.1, "regression_cost": 0.2}
+               for e, p in ((0, -1), (2, 0), (4, 0)) for i in ids]  # fmt: skip
+    write_table(root / "data/models/sample_box.choices.parquet", "choices", choices)
+
+
+@pytest.fixture
+def project(tmp_path):
+    root = tmp_path / "project"
+    (root / "reports").mkdir(parents=True)
+    for name in ("paper.csv", "paper_rows.csv"):
+        (root / "reports" / name).write_bytes((ROOT / "reports" / name).read_bytes())
+    return root
+
+
+def test_the_stage_writes_tables_json_and_every_picture(project):
+    write_files(project, proposals=True)
+    report(project, make_params())
+    text = (project / "reports/tables.md").read_text()
+    drawn = sorted(p.name for p in (project / "reports/figures").iterdir())
+    assert drawn == [
+        "sample_box_curves.png", "sample_box_labels.png", "sample_label_quality.png",
+        "sample_mask_curves.png", "sample_mask_overlays.png",
+    ]  # fmt: skip
+    assert all(f"(figures/{name})" in text for name in drawn)
+    numbers = json.loads((project / "reports/metrics.json").read_text())
+    assert numbers["sample_mask"]["mean_iou"] == 0.4062
+    assert "3 + 5 training and 4 val images" in text
+    assert "(images: 0 by masks, 4 by boxes)" in text
+    assert not list((project / "reports").rglob("*.partial"))
+
+
+def test_labels_are_rebuilt_from_choices_and_proposals(project):
+    write_files(project, proposals=True)
+    data = Prepared(project, "sample")
+    candidates = Proposals(**ProposalTable(project / "data/proposals/scg/sample").of("val_0"))
+    choices = read_table(project / "data/models/sample_box.choices.parquet", "choices")
+    of_image = choices[choices["image_id"] == "val_0"]
+    first = stage._label_map(data, "val_0", candidates, of_image[of_image["epoch"] == 0])
+    later = stage._label_map(data, "val_0", candidates, of_image[of_image["epoch"] == 2])
+    rectangle, candidate = np.zeros((12, 16), bool), np.zeros((12, 16), bool)
+    rectangle[2:8, 3:9], candidate[3:7, 4:8] = True, True
+    assert np.array_equal(first == 1, rectangle) and np.array_equal(later == 1, candidate)
+
+
+def test_the_report_is_written_when_nothing_was_measured(project, capsys):
+    report(project, make_params())
+    text = (project / "reports/tables.md").read_text()
+    assert cells(section(text, "Sample"), "sample_mask")[5:8] == ["–", "–", "–"]
+    assert json.loads((project / "reports/metrics.json").read_text()) == {}
+    assert "without the images of sample" in capsys.readouterr().err
+
+
+def test_a_missing_file_costs_its_picture_only(project, capsys):
+    write_files(project, proposals=False)
+    (project / "data/predictions/sample_mask/semantic/val_2.png").unlink()
+    report(project, make_params())
+    drawn = {p.name for p in (project / "reports/figures").iterdir()}
+    assert drawn == {
+        "sample_box_curves.png", "sample_label_quality.png", "sample_mask_curves.png",
+    }  # fmt: skip
+    told = capsys.readouterr().err
+    assert "val_2.png" in told and "proposals" in told
+    assert "overlays" not in (project / "reports/tables.md").read_text()
+
+
+def test_only_active_evaluations_are_shown(project):
+    write_files(project, proposals=True)
+    active = {"sample_mask": given()["evaluations"]["sample_mask"]}
+    report(project, make_params(evaluations=active))
+    text = (project / "reports/tables.md").read_text()
+    assert "sample_box" not in text and "voc" not in text
+    assert list(json.loads((project / "reports/metrics.json").read_text())) == ["sample_mask"]
+
+
+def test_without_the_papers_numbers_the_report_says_where_they_are_from(project):
+    (project / "reports/paper.csv").unlink()
+    with pytest.raises(BadInput, match="paper.csv: not there"):
+        report(project, make_params())
+
+
+# --- pictures -------------------------------------------------------------------------------------
+def test_a_blend_dims_background_colours_categories_and_whitens_ignored():
+    image = np.full((1, 3, 3), 100, np.uint8)
+    blended = figures.blend(image, np.array([[0, 1, 255]], np.uint8))
+    assert blended.tolist() == [[[50, 50, 50], [116, 40, 40], [255, 255, 255]]]
+
+
+def test_smoothing_keeps_a_constant_and_the_length():
+    assert np.allclose(figures.smooth(np.full(500, 3.0)), 3)
+    assert figures.smooth(np.array([1.0, 2.0])).tolist() == [1, 2]
+
+
+def test_pictures_are_written_whole_and_the_same_each_time(tmp_path):
+    image = np.random.default_rng(0).integers(0, 256, (20, 30, 3), np.uint8)
+    label_map = np.zeros((20, 30), np.uint8)
+    label_map[5:9] = 1
+    rows = [("one", image, [label_map, label_map]), ("two", image[:10], [label_map[:10]] * 2)]
+    for name in ("a.png", "b.png"):
+        headings = ["image", "truth", "prediction"]
+        figures.overlays(tmp_path / "figures" / name, headings, rows, ("background", "ring"))
+    figures.curves(
+        tmp_path / "c.png",
+        "run",
+        history((0, 0, "loss", 2.0), (1, 0, "loss", 1.0), (0, 0, "lr", 0.1)),
+    )
+    lines = {"sample_box": LABELS[:3], "sample_rectangles": LABELS[:1]}
+    figures.label_quality(tmp_path / "d.png", "sample", lines)
+    a, b = ((tmp_path / "figures" / name).read_bytes() for name in ("a.png", "b.png"))
+    assert a == b
+    for path in tmp_path.rglob("*.png"):
+        with Image.open(path) as picture:
+            assert min(picture.size) > 100
+    assert not list(tmp_path.rglob("*.partial"))
