@@ -108,7 +108,7 @@ def test_twice_changes_nothing_the_second_time(root):
 
 def test_leaves_an_edited_entry_as_it_is(root, capsys):
     activate(root, ["sample/sample_mask_s8"])
-    edited = text_of(root).replace("    epochs: 20 ", "    epochs: 3 ")
+    edited = text_of(root).replace("    epochs: 16 ", "    epochs: 3 ")
     assert edited != text_of(root)
     (root / "params.yaml").write_text(edited)
     activate(root, ["sample/sample_mask_s8", "sample/sample_mask_s8_multiview"])

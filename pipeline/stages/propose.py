@@ -5,6 +5,7 @@ import hashlib
 import logging
 import os
 import time
+from collections.abc import Iterator
 from dataclasses import fields
 from functools import partial
 from pathlib import Path
@@ -97,7 +98,12 @@ def write_parts(folder: Path, images: list[Image], settings: NoProposals | ScgPr
     waiting = [(path, part) for path, part in parts_of(folder, images).items() if not path.exists()]
     wanted = [image for _, part in waiting for image in part]
     results: list[Proposed] = []
-    for result in map_in_order(partial(proposed, settings), wanted, "proposing"):
+    propose_one = partial(proposed, settings)
+    if isinstance(settings, NoProposals):  # nothing to spread over processes
+        made: Iterator[Proposed] = map(propose_one, wanted)
+    else:
+        made = map_in_order(propose_one, wanted, "proposing")
+    for result in made:
         results.append(result)
         if result.error:
             log.warning("%s gets the whole image: %s", result.row["image_id"], result.error)
