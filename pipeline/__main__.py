@@ -9,18 +9,18 @@ from pathlib import Path
 
 from pipeline.errors import BadInput, PlaceByHand
 
-# stage: (what its arguments name, what it does)
-STAGES = {
-    "code": ((), "write the digests of the code that each stage runs"),
-    "fetch": (("dataset",), "bring a dataset to this machine and list its files"),
-    "prepare": (("dataset",), "check a dataset and bring it into the common form"),
-    "propose": (("method", "dataset"), "make region proposals"),
-    "weights": (("name",), "make or fetch starting weights"),
-    "train": (("run",), "train a network by masks"),
-    "boxsup": (("run",), "train a network by boxes"),
-    "predict": (("evaluation",), "segment the images of an evaluation"),
-    "evaluate": (("evaluation",), "measure the predictions of an evaluation"),
-    "report": ((), "write reports/ from all that was measured"),
+# stage: ({argument: section of params.yaml that it names an entry of, if any}, what it does)
+STAGES: dict[str, tuple[dict[str, str | None], str]] = {
+    "code": ({}, "write the digests of the code that each stage runs"),
+    "fetch": ({"dataset": "datasets"}, "bring a dataset to this machine and list its files"),
+    "prepare": ({"dataset": "datasets"}, "check a dataset and bring it into the common form"),
+    "propose": ({"method": None, "dataset": "datasets"}, "make region proposals"),
+    "weights": ({"name": "weights"}, "make or fetch starting weights"),
+    "train": ({"run": "semantic"}, "train a network by masks"),
+    "boxsup": ({"run": "boxsup"}, "train a network by boxes"),
+    "predict": ({"evaluation": "evaluations"}, "segment the images of an evaluation"),
+    "evaluate": ({"evaluation": "evaluations"}, "measure the predictions of an evaluation"),
+    "report": ({}, "write reports/ from all that was measured"),
 }
 
 
@@ -79,13 +79,20 @@ def _parser() -> argparse.ArgumentParser:
 def _run_stage(given: argparse.Namespace) -> None:
     root = Path()
     run = getattr(importlib.import_module(f"pipeline.stages.{given.stage}"), given.stage)
-    keys = [getattr(given, name) for name in STAGES[given.stage][0]]
     if given.stage == "code":  # needs no parameters, and must run while they are being edited
         run(root)
         return
     from pipeline.params import load_params
 
-    run(root, load_params(root / "params.yaml"), *keys)
+    params = load_params(root / "params.yaml")
+    keys = []
+    for name, section in STAGES[given.stage][0].items():
+        key = getattr(given, name)
+        if section is not None and key not in getattr(params, section):
+            known = ", ".join(getattr(params, section)) or "none are active"
+            raise BadInput(f"params.yaml: {section}.{key} is not there; choose one of: {known}")
+        keys.append(key)
+    run(root, params, *keys)
 
 
 def _activate(given: argparse.Namespace) -> None:

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import subprocess
 from pathlib import Path
 
 import pandas as pd
@@ -40,6 +41,9 @@ def project(tmp_path_factory):
     (hidden / "prefect.py").write_text(NO_PREFECT)
     output = repro(folder, PYTHONPATH=str(hidden))
     assert "evaluate@other" in stages_run(output)
+    git = ["git", "-c", "user.name=Test", "-c", "user.email=test@localhost"]
+    subprocess.run([*git, "add", "--all"], cwd=folder, check=True)
+    subprocess.run([*git, "commit", "--quiet", "--message", "All made"], cwd=folder, check=True)
     return folder
 
 
@@ -62,6 +66,10 @@ def test_one_learning_rate_reruns_its_run_its_evaluation_and_the_report(project)
     assert changed
     ran = stages_run(repro(project))
     assert ran == ["train@other", "predict@other", "evaluate@other", "report"]
+    assert "semantic.other.lr" in dvc(project, "params", "diff").stdout
+    metrics = dvc(project, "metrics", "diff").stdout
+    assert "other.mean_iou" in metrics
+    assert "mask.mean_iou" not in metrics
 
 
 def test_other_views_rerun_prediction_evaluation_and_the_report(project):

@@ -17,7 +17,7 @@ from pipeline.masks import encode_index_png
 from pipeline.params import Params, build, read_yaml
 from pipeline.proposals.form import Proposals
 from pipeline.stages import report as stage
-from pipeline.stages.report import report
+from pipeline.stages.report import is_current, report
 from pipeline.tables import read_table, write_table
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -583,3 +583,18 @@ def test_pictures_are_written_whole_and_the_same_each_time(tmp_path):
         with Image.open(path) as picture:
             assert min(picture.size) > 100
     assert not list(tmp_path.rglob("*.partial"))
+
+
+def test_numbers_of_a_model_trained_with_other_parameters_are_not_shown(tmp_path, capsys):
+    (tmp_path / "params.yaml").write_text(json.dumps(given()))
+    params = make_params()
+    lock = {"stages": {"train@sample_mask": {"params": {"params.yaml": {}}}}}
+    recorded = lock["stages"]["train@sample_mask"]["params"]["params.yaml"]
+    assert is_current(tmp_path, params, "sample_mask")  # no lock: stages run by hand
+    recorded["semantic.sample_mask"] = RUN
+    (tmp_path / "dvc.lock").write_text(json.dumps(lock))
+    assert is_current(tmp_path, params, "sample_mask")
+    recorded["semantic.sample_mask"] = RUN | {"lr": 0.5}
+    (tmp_path / "dvc.lock").write_text(json.dumps(lock))
+    assert not is_current(tmp_path, params, "sample_mask")
+    assert "run `dvc repro train@sample_mask`" in capsys.readouterr().err

@@ -22,7 +22,7 @@ from pipeline.datasets.proposal_table import ProposalTable
 from pipeline.errors import BadInput
 from pipeline.labels import Choice, label_map_of
 from pipeline.masks import decode_index_png
-from pipeline.params import BoxSupLabels, BoxSupRun, Params, SemanticRun
+from pipeline.params import BoxSupLabels, BoxSupRun, Params, SemanticRun, read_yaml
 from pipeline.proposals.form import Proposals
 from pipeline.protocol import gather
 from pipeline.tables import read_table
@@ -41,7 +41,8 @@ def report(root: Path, params: Params) -> None:
     paper_rows = reports.read_paper(out / "paper_rows.csv", reports.PAPER_ROWS_COLUMNS)
 
     runs = dict.fromkeys(evaluation.model for evaluation in params.evaluations.values())
-    metrics = _tables({n: measured / f"{n}.parquet" for n in params.evaluations}, "metrics")
+    current = [name for name in params.evaluations if is_current(root, params, name)]
+    metrics = _tables({n: measured / f"{n}.parquet" for n in current}, "metrics")
     histories = _tables({n: models / f"{n}.history.parquet" for n in runs}, "history")
     choices = _tables({n: models / f"{n}.choices.parquet" for n in runs}, "choices")
     datasets = _prepared(root, params)
@@ -71,6 +72,28 @@ def report(root: Path, params: Params) -> None:
 
 def _tables(paths: dict[str, Path], kind: str) -> dict[str, pd.DataFrame]:
     return {name: read_table(path, kind) for name, path in paths.items() if path.is_file()}
+
+
+def is_current(root: Path, params: Params, evaluation: str) -> bool:
+    """Whether an evaluation's numbers are of its model as params.yaml describes it now.
+
+    A training that failed after an edit leaves the numbers of the one before. dvc.lock tells what
+    the model was trained with; where it knows nothing, stages were run by hand, and are believed.
+    """
+    run = params.evaluations[evaluation].model
+    section, stage = ("semantic", "train") if run in params.semantic else ("boxsup", "boxsup")
+    lock = root / "dvc.lock"
+    stages = read_yaml(lock).get("stages", {}) if lock.is_file() else {}
+    recorded = stages.get(f"{stage}@{run}", {}).get("params", {}).get("params.yaml", {})
+    before = recorded.get(f"{section}.{run}")
+    if before is None or before == read_yaml(root / "params.yaml")[section][run]:
+        return True
+    print(
+        f"report: {evaluation} has no number: {run} was trained with other parameters than "
+        f"{section}.{run} has now; run `dvc repro {stage}@{run}`",
+        file=sys.stderr,
+    )
+    return False
 
 
 def _prepared(root: Path, params: Params) -> dict[str, Prepared]:

@@ -1,0 +1,128 @@
+"""The command line: exit codes, and one clear message where it cannot go on."""
+
+import errno
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from scratch import PARAMS
+from torch import nn
+
+from pipeline.__main__ import main
+from pipeline.errors import PlaceByHand
+from pipeline.tables import write_table
+from pipeline.training import save_checkpoint
+from pipeline.work import open_work
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """A project folder with parameters, the place where commands are typed."""
+    (tmp_path / "params.yaml").write_text(PARAMS)
+    (tmp_path / "pipeline").symlink_to(ROOT / "pipeline")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("command", "old", "new", "said"),
+    [
+        (["train", "mask"], "momentum:", "momentun:", "semantic.mask.momentun is unknown"),
+        (["train", "mask"], "seed: 0", "seed:", "semantic.mask.seed is null"),
+        (["train", "nosuch"], "", "", "semantic.nosuch is not there; choose one of: mask"),
+        (["predict", "nosuch"], "", "", "evaluations.nosuch is not there; choose one of: mask"),
+        (["boxsup", "mask"], "", "", "boxsup.mask is not there; choose one of: none are active"),
+        (["train", "mask"], "", "", "data/prepared/sample/images.parquet: not there"),
+        (["prepare", "sample"], "", "", "sample.manifest.json"),
+        (["train", "mask"], "split: train_aug", "split: [", "not valid YAML"),
+    ],
+)
+def test_bad_input_ends_with_2_and_names_what_is_wrong(folder, capsys, command, old, new, said):
+    text = (folder / "params.yaml").read_text()
+    (folder / "params.yaml").write_text(text.replace(old, new, 1))
+    assert main(command) == 2
+    error = capsys.readouterr().err
+    assert said in error
+    assert error.startswith("error: ")
+
+
+def test_a_file_to_be_placed_by_hand_ends_with_3(folder, capsys, monkeypatch):
+    def unreachable(*_):
+        raise PlaceByHand("put a.tar at data/raw/a.tar")
+
+    monkeypatch.setattr("pipeline.stages.fetch.fetch", unreachable)
+    assert main(["fetch", "sample"]) == 3
+    assert "put a.tar at data/raw/a.tar" in capsys.readouterr().err
+
+
+def full_disk(place: Path) -> None:
+    """Make all that is written for `place` go where there is no room."""
+    place.parent.mkdir(parents=True, exist_ok=True)
+    place.with_name(f".{place.name}.partial").symlink_to("/dev/full")
+
+
+def rows():
+    return [{"step": 0, "epoch": 0, "name": "loss", "value": float(i)} for i in range(100_000)]
+
+
+def checkpoint(path):
+    network = nn.Linear(1000, 1000)
+    save_checkpoint(path, network=network, optimizer=None, step=0, run={}, categories=[])
+
+
+def published(path):
+    with open_work(Path(), stage="train", key="mask", sections=["semantic"], inputs=[]) as work:
+        (work.folder / "model.pt").write_bytes(bytes(100_000))
+        work.publish({work.folder / "model.pt": path})
+
+
+@pytest.mark.parametrize(
+    "write", [lambda path: write_table(path, "history", rows()), checkpoint, published]
+)
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="this system has no /dev/full")
+def test_a_full_disk_is_told_and_loses_nothing(folder, capsys, monkeypatch, write):
+    place = folder / "data" / "models" / "mask.pt"
+    full_disk(place)
+    place.write_text("made before")
+    monkeypatch.setattr("pipeline.stages.report.report", lambda root, params: write(place))
+    assert main(["report"]) == 2
+    error = capsys.readouterr().err
+    assert "the disk is full" in error
+    assert place.read_text() == "made before"
+
+
+def test_other_failures_of_the_system_are_not_called_a_full_disk(folder, monkeypatch):
+    def broken(root, params):
+        raise OSError(errno.EIO, "the disk is broken")
+
+    monkeypatch.setattr("pipeline.stages.report.report", broken)
+    with pytest.raises(OSError, match="broken"):
+        main(["report"])
+
+
+def test_every_command_of_the_readme_exists():
+    readme = (ROOT / "README.md").read_text() + (ROOT / "docs" / "VOC.md").read_text()
+    makefile = (ROOT / "Makefile").read_text()
+    for line in readme.splitlines():
+        words = line.split("#")[0].split()
+        if words[:1] == ["make"]:
+            assert f"\n{words[1]}:" in makefile
+        if words[:3] == [sys.executable, "-m", "pipeline"]:
+            assert words[3] in {"activate", "deactivate", "study", "prune", "paper-map"}
+    assert "make repro" in readme
+
+
+def test_help_lists_the_commands():
+    done = subprocess.run(
+        [sys.executable, "-m", "pipeline", "--help"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    for command in ("train", "boxsup", "activate", "study", "prune", "paper-map"):
+        assert command in done.stdout
