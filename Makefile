@@ -20,11 +20,14 @@ check: install
 	ruff check .
 	mypy
 
+# Two test files at a time, one thread each: threads that wait for each other are slower than one.
+PYTEST := OMP_NUM_THREADS=1 python -m pytest -p no:benchmark --numprocesses 2 --dist loadfile
+
 test: install
-	python -m pytest
+	$(PYTEST)
 
 test-slow: install
-	python -m pytest -m 'slow and not gpu'
+	$(PYTEST) -m 'slow and not gpu'
 
 repro: install
 	dvc repro

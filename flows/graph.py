@@ -32,7 +32,7 @@ def train_sample(
     """Build, evaluate and report everything that is active: as shipped, both papers in miniature.
 
     Args:
-        runs: names or groups of the catalogue; activated if they are not. None: all that is active.
+        runs: names or groups of the catalogue; activated if they are not. Empty: all active.
         overrides: dotted key: value, written to the activated entries of params.yaml.
         parallel: stages at a time.
     """
@@ -48,7 +48,7 @@ def train_voc(
     """Build, evaluate and report runs on VOC.
 
     Args:
-        runs: names or groups of the catalogue; activated if they are not. None: all that is active.
+        runs: names or groups of the catalogue; activated if they are not. Empty: all active.
         overrides: dotted key: value, written to the activated entries of params.yaml.
         parallel: stages at a time.
     """

@@ -67,7 +67,9 @@ def up(port: int) -> int:
         _do("prefect", ["--no-prompt", "deploy", "--all"], environment)
         _do("flows.unstick", [], environment)  # a worker that was killed leaves runs behind
         worker = start("worker", "worker", "start", "--pool", POOL, "--type", "process")
-        if not _wait_until(lambda: _get(f"{url}/work_pools/{POOL}")["status"] == "READY", worker):
+        if not _wait_until(
+            lambda: (_get(f"{url}/work_pools/{POOL}") or {}).get("status") == "READY", worker
+        ):
             print("the worker did not start; its last lines say why", file=sys.stderr)
             return 1
         _tell(port, url)

@@ -122,11 +122,14 @@ def chosen_maps(
         BadInput: an image has no proposals, or they were made for an image of another size.
     """
     made = _read_choices(store) if store.exists() else None
-    fast = for_inference(network, precision=run.precision)
+    fast = network if made else for_inference(network, precision=run.precision)
     maps, rows = {}, []
     wanted = set(ids)
     if missing := wanted - set(proposals.ids):
-        proposals.of(min(missing))  # says what to do
+        raise BadInput(
+            f"{run.dataset}, split {run.split}: {len(missing)} images have no proposals, the first "
+            f"is {min(missing)!r}. They are made for train_aug: choose that split or train"
+        )
     ordered = [image_id for image_id in proposals.ids if image_id in wanted]
     for image_id in tqdm(ordered, desc=f"labels, epoch {epoch}", unit="image", disable=None):
         boxes, categories, instances = boxes_of(data, image_id)

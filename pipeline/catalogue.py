@@ -268,8 +268,21 @@ def _plan(root: Path, names: list[str], overrides: dict[str, object]) -> Plan:
     text = yaml_edit.add_entries(text, lines) if lines else text
     for key, value in changes.items():
         text = yaml_edit.set_value(text, tuple(key.split(".")), value)
+    if orphans := _orphans(params, added):  # what only the overridden values had needed
+        for section, name in orphans:
+            del expected[section][name]
+            added.remove((section, name))
+            log.remove(f"added {section}.{name}")
+        params = _checked(expected)
+        text = yaml_edit.remove_entries(text, set(orphans))
     _compare(text, expected)
     return Plan(text, params, evaluations, added, log or ["nothing to change"])
+
+
+def _orphans(params: Params, added: list[Entry]) -> list[Entry]:
+    """The added entries that neither an evaluation nor anything that was there needs."""
+    roots = [e for e in all_entries(params) if e not in added or e[0] == "evaluations"]
+    return [e for e in added if e not in with_needs(params, roots)]
 
 
 def _add_missing(

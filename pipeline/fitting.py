@@ -12,17 +12,19 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 import torch
 from tqdm import tqdm
 
+from pipeline.errors import BadInput
 from pipeline.losses import bootstrapped_cross_entropy
-from pipeline.models.fcrn import Fcrn
+from pipeline.models.fcrn import Fcrn, field_of_view
 from pipeline.models.resnet import freeze_batch_norm
 from pipeline.params import SemanticRun
 from pipeline.tables import read_table, write_table
@@ -80,41 +82,22 @@ def fit(
         SystemExit: SIGTERM came; the work done is kept.
     """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    warn_of_field_of_view(run)
     use_threads(run.threads)
     cv2.setNumThreads(0)
-    network.to(device)
-    optimizer = sgd(
-        network,
-        lr=run.lr,
-        momentum=run.momentum,
-        nesterov=run.nesterov,
-        weight_decay=run.weight_decay,
-        bias_lr_factor=run.bias_lr_factor,
-    )
+    torch.backends.cudnn.deterministic = True  # resumed bits equal unbroken ones
+    network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     per_epoch = max(len(ids) // run.batch, 1)
     steps = run.epochs * per_epoch
-    rate = partial(
-        learning_rate, steps=steps, steps_per_epoch=per_epoch, lr=run.lr, schedule=run.schedule
-    )
-    save = partial(save_checkpoint, network=network, run=asdict(run), categories=categories)
-    checkpoint, history_table = folder / "checkpoint.pt", folder / "history.parquet"
-    step, history = 0, []
-    if checkpoint.exists():
-        step = resume(load_checkpoint(checkpoint, device), network, optimizer)
-        history = read_table(history_table, "history").query("step < @step").to_dict("records")
+    kept = _Kept(folder, run, network, _optimizer(network, run), categories)
+    step = kept.resume(device)
 
     with _sigterm() as stop, tqdm(total=steps, initial=step, unit="step", disable=None) as bar:
-        saved_at = time.monotonic()
 
         def on_step(done: int) -> bool:
-            nonlocal saved_at
             bar.update(done - bar.n)
-            late = time.monotonic() - saved_at > CHECKPOINT_SECONDS
-            if stop.is_set() or late or done % per_epoch == 0:
-                # the history first: rows of steps that the checkpoint does not know are dropped
-                write_table(history_table, "history", history)
-                save(checkpoint, optimizer=optimizer, step=done)
-                saved_at = time.monotonic()
+            if stop.is_set() or done % per_epoch == 0 or kept.is_old():
+                kept.save(done)
             return stop.is_set()
 
         while step < steps:
@@ -122,8 +105,7 @@ def fit(
             last_step = min((first_epoch + round_epochs) * per_epoch, steps)
             labels = labels_of_round(network.eval(), first_epoch)
             if step == first_epoch * per_epoch:
-                row = {"step": step, "epoch": first_epoch}
-                history += [{**row, "name": n, "value": v} for n, v in labels.measure().items()]
+                kept.log(step, first_epoch, labels.measure())
             training_set = TrainingSet(
                 ids=ids,
                 image_of=image_of,
@@ -133,32 +115,131 @@ def fit(
                 batch=run.batch,
                 seed=run.seed,
             )
-            network.train()
-            if run.batch_norm == "frozen":
-                freeze_batch_norm(network)
-            step = train_steps(
-                network,
-                optimizer,
-                batches(
-                    training_set,
-                    first_step=step,
-                    last_step=last_step,
-                    workers=_workers(device),
-                    device=device,
-                ),
-                first_step=step,
-                steps_per_epoch=per_epoch,
-                rate=rate,
-                loss=partial(bootstrapped_cross_entropy, bootstrapping=run.bootstrapping),
-                image_ids=training_set.image_ids,
-                device=device,
-                precision=run.precision,
-                history=history,
-                on_step=on_step,
+            step = _train_round(
+                kept, training_set, step, last_step, steps=steps, device=device, on_step=on_step
             )
             if stop.is_set():
                 sys.exit(STOPPED)
-    save(folder / "model.pt", optimizer=None, step=step)
+    kept.finish(step)
+
+
+def warn_of_field_of_view(run: SemanticRun) -> None:
+    """Say on stderr if the classifier's outer taps would learn from padding only."""
+    network = run.network
+    field = field_of_view(stride=network.stride, kernel=network.kernel, dilation=network.dilation)
+    if field > min(run.augmentation.crop):
+        print(
+            f"warning: the classifier sees {field} pixels, the crop has "
+            f"{min(run.augmentation.crop)}: its outer taps learn from padding (Wu2016 Sec. 3.1); "
+            "choose a larger crop, or a smaller kernel or dilation",
+            file=sys.stderr,
+        )
+
+
+def _train_round(
+    kept: "_Kept",
+    training_set: TrainingSet,
+    first_step: int,
+    last_step: int,
+    *,
+    steps: int,
+    device: torch.device,
+    on_step: Callable[[int], bool],
+) -> int:
+    """The steps of one round, or of what is left of it. Returns the number of steps done."""
+    run, per_epoch = kept.run, training_set.steps_per_epoch
+    kept.network.train()
+    if run.batch_norm == "frozen":
+        freeze_batch_norm(kept.network)
+    return train_steps(
+        kept.network,
+        kept.optimizer,
+        batches(
+            training_set,
+            first_step=first_step,
+            last_step=last_step,
+            workers=_workers(device),
+            device=device,
+        ),
+        first_step=first_step,
+        steps_per_epoch=per_epoch,
+        rate=partial(
+            learning_rate, steps=steps, steps_per_epoch=per_epoch, lr=run.lr, schedule=run.schedule
+        ),
+        loss=partial(bootstrapped_cross_entropy, bootstrapping=run.bootstrapping),
+        image_ids=training_set.image_ids,
+        device=device,
+        precision=run.precision,
+        history=kept.history,
+        on_step=on_step,
+    )
+
+
+@dataclass
+class _Kept:
+    """What is kept of a training in its folder: the last checkpoint, and the history up to it."""
+
+    folder: Path
+    run: SemanticRun
+    network: Fcrn
+    optimizer: torch.optim.Optimizer
+    categories: tuple[str, ...]
+    history: list[dict[str, Any]] = field(default_factory=list)
+    saved_at: float = field(default_factory=time.monotonic)
+
+    def resume(self, device: torch.device) -> int:
+        """Take up what lies in the folder. Returns the number of steps done."""
+        checkpoint = self.folder / "checkpoint.pt"
+        if not checkpoint.exists():
+            return 0
+        saved = load_checkpoint(checkpoint, device)
+        if saved["run"] != asdict(self.run):
+            raise BadInput(
+                f"{checkpoint}: of a training with other parameters, edited while it began; "
+                f"delete {self.folder} and run again"
+            )
+        step = resume(saved, self.network, self.optimizer)
+        rows = read_table(self.folder / "history.parquet", "history").query("step < @step")
+        self.history += rows.to_dict("records")
+        return step
+
+    def log(self, step: int, epoch: int, values: dict[str, float]) -> None:
+        row = {"step": step, "epoch": epoch}
+        self.history += [{**row, "name": name, "value": value} for name, value in values.items()]
+
+    def is_old(self) -> bool:
+        return time.monotonic() - self.saved_at > CHECKPOINT_SECONDS
+
+    def save(self, step: int) -> None:
+        # the history first: rows of steps that the checkpoint does not know are dropped again
+        write_table(self.folder / "history.parquet", "history", self.history)
+        self._write("checkpoint.pt", self.optimizer, step)
+        self.saved_at = time.monotonic()
+
+    def finish(self, step: int) -> None:
+        """Write the trained model beside the last checkpoint."""
+        self._write("model.pt", None, step)
+
+    def _write(self, name: str, optimizer: torch.optim.Optimizer | None, step: int) -> None:
+        save_checkpoint(
+            self.folder / name,
+            network=self.network,
+            optimizer=optimizer,
+            step=step,
+            run=asdict(self.run),
+            categories=self.categories,
+        )
+
+
+def _optimizer(network: Fcrn, run: SemanticRun) -> torch.optim.SGD:
+    return sgd(
+        network,
+        lr=run.lr,
+        momentum=run.momentum,
+        nesterov=run.nesterov,
+        weight_decay=run.weight_decay,
+        bias_lr_factor=run.bias_lr_factor,
+    )
 
 
 def _workers(device: torch.device) -> int:

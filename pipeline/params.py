@@ -93,7 +93,7 @@ class CropWeights:
     """A body trained to classify drawn crops of one object each: stands in for ImageNet."""
 
     kind: Literal["crops"]
-    depth: int
+    depth: Literal[14]
     crops: int
     size: int  # of a crop, pixels
     batch: int
@@ -428,6 +428,7 @@ def check_names(params: Params) -> None:
         for name, run in runs.items():
             known(f"{section}.{name}.dataset", run.dataset, params.datasets)
             known(f"{section}.{name}.init", run.init, [m for m in models if m != name])
+            _check_sample_name(f"{section}.{name}", name, params.datasets[run.dataset])
     for name, run in params.boxsup.items():
         methods = [p.method for p in params.proposals.values() if p.dataset == run.dataset]
         known(f"boxsup.{name}.proposals", run.proposals, methods)
@@ -442,6 +443,15 @@ def check_names(params: Params) -> None:
         localizations = ["none", *params.instance]
         known(f"evaluations.{name}.localization", evaluation.localization, localizations)
         known(f"evaluations.{name}.dataset", evaluation.dataset, params.datasets)
+        _check_sample_name(f"evaluations.{name}", name, params.datasets[evaluation.dataset])
+
+
+def _check_sample_name(where: str, name: str, dataset: Dataset) -> None:
+    if name.startswith("sample") and dataset.kind != "sample":
+        raise BadInput(
+            f"{where}: names that start with sample are for the drawn sample, whose pictures git "
+            "keeps; photographs must not get there: choose another name"
+        )
 
 
 # Lowest and highest value of a key, both allowed; `Kind.key` where a key means several things.
@@ -468,7 +478,7 @@ _RANGES: dict[str, tuple[float, float]] = {
     "kernel": (1, math.inf),
     "dilation": (1, math.inf),
     "keep": (1, math.inf),
-    "threshold": (0, 1),
+    "threshold": (1e-9, 1),
     "warmup": (0, math.inf),
     "every": (1, math.inf),
     "factor": (0, 1),
@@ -533,6 +543,10 @@ def _check_run(where: str, run: SemanticRun, params: Params) -> None:
     network, crop, scale = run.network, run.augmentation.crop, run.augmentation.scale
     if network.kernel % 2 == 0:
         raise BadInput(f"{where}.network.kernel is {network.kernel}; expected an odd number")
+    if network.depth == 14 and network.stride == 32:
+        raise BadInput(f"{where}.network.stride is 32; with depth 14 choose 8 or 16")
+    if run.nesterov and run.momentum == 0:
+        raise BadInput(f"{where}.nesterov needs a momentum above 0; set it to false")
     if min(crop) < 1 or any(side % network.stride for side in crop):
         raise BadInput(
             f"{where}.augmentation.crop is {list(crop)}; expected multiples of the network's "

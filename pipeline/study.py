@@ -8,7 +8,6 @@ study goes on: DVC skips the stages that are done, and the others have their che
 
 import fcntl
 import os
-import platform
 import shutil
 import signal
 import subprocess
@@ -18,13 +17,13 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from pipeline.catalogue import TRAINED, Catalogue, find_study, with_needs
 from pipeline.datasets.places import told_place
 from pipeline.errors import BadInput
+from pipeline.machine import machine
 from pipeline.params import SECTIONS, Params, load_params
 from pipeline.study_report import collect, page
 from pipeline.tables import write_table
@@ -72,7 +71,7 @@ def study(root: Path, name: str, *, jobs: int) -> None:
             ("data", ", ".join(f"{n} ({e.kind})" for n, e in params.datasets.items())),
             ("seeds", ", ".join(map(str, entry.seeds))),
             ("commit", commit),
-            ("machine", f"{_machine()}; {jobs} runs at a time"),
+            ("machine", f"{machine()}; {jobs} runs at a time"),
             ("precision", ", ".join(sorted({r.precision for r in _trainings(params).values()}))),
         ]
         folder = root / "reports" / "studies"
@@ -316,20 +315,3 @@ def _start(clone: Path, unit: Unit, log: Path, environment: dict[str, str]) -> s
 
 def _tail(log: Path) -> str:
     return "\n".join(log.read_text(encoding="utf-8", errors="replace").splitlines()[-20:])
-
-
-def _machine() -> str:
-    """Processor, cores, GPU if there is one, and torch version, in words."""
-    from torch import cuda  # slow to import
-
-    names = [platform.processor() or platform.machine()]
-    information = Path("/proc/cpuinfo")
-    if information.exists():
-        lines = information.read_text(encoding="utf-8").splitlines()
-        names = [x.partition(":")[2].strip() for x in lines if x.startswith("model name")][
-            :1
-        ] or names
-    names.append(f"{os.cpu_count()} cores")
-    if cuda.is_available():
-        names.append(cuda.get_device_name(0))
-    return ", ".join([*names, f"torch {version('torch')}"])

@@ -61,6 +61,12 @@ def page(
     scores = _scores(rows)
     lines = [f"# Study {title}", "", *(f"- {name}: {text}" for name, text in facts), ""]
     lines += _runs_table(scores)
+    background = {r["value"] for r in rows if r["metric"] == "all_background_mean_iou"}
+    seeds = {row["seed"] for row in rows}
+    lines += [
+        f"| background everywhere | {_percent(value)} |" + f" {DASH} |" * len(seeds)
+        for value in sorted(background)
+    ]
     if claims:
         lines += ["", "## What the papers' tables say, seed by seed", "", *_claims(scores, claims)]
     labels = _labels_table(rows)
@@ -69,7 +75,8 @@ def page(
             "",
             "## Quality of the estimated labels",
             "",
-            "Mean IoU, %, against the masks that training did not see: mean over the seeds.",
+            "Mean IoU, %, against the masks that training did not see, at the start of each round: "
+            "mean over the seeds ± sample standard deviation.",
             "",
             *labels,
         ]
@@ -111,21 +118,19 @@ def _claims(scores: dict[str, dict[int, float]], claims: Sequence[tuple[str, str
 
 
 def _labels_table(rows: list[dict]) -> list[str]:
-    """First, lowest and last label quality of each run with estimated labels."""
-    histories: dict[str, dict[int, list[tuple[float, float]]]] = {}
+    """Label quality of each run with estimated labels, round by round."""
+    rounds: dict[str, dict[float, list[float]]] = {}
     for row in rows:
         if row["metric"] == "label_mean_iou":
-            by_seed = histories.setdefault(row["run"], {})
-            by_seed.setdefault(row["seed"], []).append((row["at"], row["value"]))
-    if not histories:
+            by_epoch = rounds.setdefault(row["run"], {})
+            by_epoch.setdefault(row["at"], []).append(row["value"])
+    if not rounds:
         return []
-    lines = ["| run | first | lowest | last |", "|---|---|---|---|"]
-    for run, by_seed in histories.items():
-        ordered = [[value for _, value in sorted(rounds)] for rounds in by_seed.values()]
-        cells = [
-            mean_and_spread([pick(values) for values in ordered])
-            for pick in (lambda v: v[0], min, lambda v: v[-1])
-        ]
+    epochs = sorted({epoch for by_epoch in rounds.values() for epoch in by_epoch})
+    heads = " | ".join(f"epoch {epoch:.0f}" for epoch in epochs)
+    lines = [f"| run | {heads} |", "|---|" + "---|" * len(epochs)]
+    for run, by_epoch in rounds.items():
+        cells = [mean_and_spread(by_epoch[e]) if e in by_epoch else DASH for e in epochs]
         lines.append(f"| {run} | {' | '.join(cells)} |")
     return lines
 

@@ -243,7 +243,7 @@ def train_steps(
         optimizer.step()
         unread.append(value.detach())
         step += 1
-        if step % check_every == 0:
+        if step % check_every == 0 or step % steps_per_epoch == 0:
             read()
             if on_step(step):
                 return step

@@ -376,3 +376,15 @@ def test_with_needs_follows_parents_to_the_end():
         ("proposals", "scg_sample"),
         ("datasets", "sample"),
     }
+
+
+def test_what_an_overridden_start_had_needed_is_not_brought_in(root):
+    activate(
+        root,
+        ["wu2016/fcrn50_s8_k5_d12_voc"],
+        {"semantic.fcrn50_s8_k5_d12_voc.init": "none"},
+    )
+    params = load_params(root / "params.yaml")
+    assert params.semantic["fcrn50_s8_k5_d12_voc"].init == "none"
+    assert "none" in params.weights
+    assert "imagenet_resnet50" not in params.weights

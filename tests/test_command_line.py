@@ -2,6 +2,8 @@
 
 import errno
 import os
+import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +12,7 @@ import pytest
 from scratch import PARAMS
 from torch import nn
 
+from pipeline import catalogue
 from pipeline.__main__ import main
 from pipeline.errors import PlaceByHand
 from pipeline.tables import write_table
@@ -104,16 +107,22 @@ def test_other_failures_of_the_system_are_not_called_a_full_disk(folder, monkeyp
         main(["report"])
 
 
-def test_every_command_of_the_readme_exists():
-    readme = (ROOT / "README.md").read_text() + (ROOT / "docs" / "VOC.md").read_text()
-    makefile = (ROOT / "Makefile").read_text()
-    for line in readme.splitlines():
-        words = line.split("#")[0].split()
-        if words[:1] == ["make"]:
-            assert f"\n{words[1]}:" in makefile
-        if words[:3] == [sys.executable, "-m", "pipeline"]:
-            assert words[3] in {"activate", "deactivate", "study", "prune", "paper-map"}
-    assert "make repro" in readme
+def test_every_command_of_the_documents_exists(tmp_path):
+    text = "".join((ROOT / name).read_text() for name in ("README.md", "docs/VOC.md"))
+    targets = re.findall(r"^\s+make ([\w-]+)|`make ([\w-]+)`", text, flags=re.M)
+    assert {"test", "repro", "up", "unstick"} <= {a or b for a, b in targets}
+    for target in (a or b for a, b in targets):
+        assert f"\n{target}:" in (ROOT / "Makefile").read_text()
+    commands = set(re.findall(r"python -m pipeline ([\w-]+)", text))
+    assert "activate" in commands
+    for command in commands:
+        with pytest.raises(SystemExit) as ended:
+            main([command, "--help"])
+        assert ended.value.code == 0
+    shutil.copytree(ROOT / "params", tmp_path / "params")
+    shutil.copyfile(ROOT / "params.yaml", tmp_path / "params.yaml")
+    for name in set(re.findall(r"\b(?:sample|wu2016|dai2015)/\w+", text)):
+        catalogue.dry_run(tmp_path, [name])
 
 
 def test_help_lists_the_commands():

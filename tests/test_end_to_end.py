@@ -13,7 +13,7 @@ from scratch import PARAMS, dvc, make_project, repro, stages_run
 from pipeline.datasets.sample import write_sample
 
 TWO_RUNS = (
-    PARAMS.replace("boxsup: {}", "boxsup: {}").replace(
+    PARAMS.replace(
         "boxsup: {}",
         """  other:
     <<: *run
@@ -80,6 +80,8 @@ def test_other_views_rerun_prediction_evaluation_and_the_report(project):
     )
     ran = stages_run(repro(project))
     assert ran == ["predict@other", "evaluate@other", "report"]
+    assert "evaluations.other.views" in dvc(project, "params", "diff").stdout
+    assert "other.mean_iou" in dvc(project, "metrics", "diff").stdout
 
 
 def test_a_reworded_docstring_reruns_code_only(project):
@@ -140,6 +142,7 @@ def test_a_users_copy_is_never_touched(tmp_path):
         ["gc", "--workspace", "--force"],
     ):
         dvc(folder, *command, **place)
+    assert not (folder / "data" / "prepared" / "voc2012").exists()  # `remove` did remove
     assert state_of(copy) == before
     assert not any(path.is_symlink() for path in (folder / "data").rglob("*"))
     assert os.environ.get("PIPELINE_DATA_VOC2012") != str(copy)

@@ -128,7 +128,7 @@ def test_names_the_file_and_the_key_that_is_wrong(tmp_path, old, new, message):
         ("scales: [1.0]", "scales: []", "evaluations.mask.views.scales is []"),
         ("scales: [1.0]", "scales: [0]", "evaluations.mask.views.scales is [0.0]"),
         ("[wu2016/Table 7/1]", "[Table 7]", "'Table 7' is not PAPER/TABLE/ROW"),
-        ("crops, depth: 14", "crops, depth: 50", "semantic.mask.init is 'crops', a network of"),
+        ("crops, depth: 14", "crops, depth: 50", "weights.crops.depth is 50; choose one of: 14"),
     ],
 )
 def test_refuses_numbers_out_of_range(tmp_path, old, new, message):

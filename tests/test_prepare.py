@@ -120,7 +120,9 @@ def test_unknown_and_missing_images_are_named(root, monkeypatch, tmp_path):
             ask("2007_000032")
     assert prepared.objects("2007_000032").empty
     monkeypatch.setenv("PIPELINE_DATA_SAMPLE", str(tmp_path))
-    with pytest.raises(BadInput, match="not there; run `dvc repro -f fetch@sample`"):
+    with pytest.raises(
+        BadInput, match="not there. Name the copy .* run `dvc repro -f fetch@sample`"
+    ):
         Prepared(root, "sample").image(image_id("val", 0))
     with pytest.raises(BadInput, match="`dvc repro` makes it"):
         Prepared(tmp_path, "sample")

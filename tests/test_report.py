@@ -597,4 +597,14 @@ def test_numbers_of_a_model_trained_with_other_parameters_are_not_shown(tmp_path
     recorded["semantic.sample_mask"] = RUN | {"lr": 0.5}
     (tmp_path / "dvc.lock").write_text(json.dumps(lock))
     assert not is_current(tmp_path, params, "sample_mask")
-    assert "run `dvc repro train@sample_mask`" in capsys.readouterr().err
+    assert "semantic.sample_mask was another when train@sample_mask" in capsys.readouterr().err
+
+
+def test_the_readme_shows_what_the_committed_report_measured():
+    text = (ROOT / "README.md").read_text()
+    table = text.split("<!-- sample table -->")[1].split("<!-- end of sample table -->")[0]
+    metrics = json.loads((ROOT / "reports" / "metrics.json").read_text())
+    shown = dict(re.findall(r"^\| `(\w+)` \|.*\| (\d+\.\d) \|$", table, flags=re.M))
+    assert set(shown) == {name for name in metrics if name.startswith("sample")}
+    for name, percent in shown.items():
+        assert float(percent) == pytest.approx(100 * metrics[name]["mean_iou"], abs=0.051)

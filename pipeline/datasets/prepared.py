@@ -81,7 +81,11 @@ class Prepared:
         """The image (H, W, 3) uint8 RGB. BadInput if its file is missing or truncated."""
         path = self.image_path(image_id)
         if not path.is_file():
-            raise BadInput(f"{path}: not there; run `dvc repro -f fetch@{self._dataset}`")
+            raise BadInput(
+                f"{path}: not there. Name the copy that was fetched again "
+                f"(PIPELINE_DATA_{self._dataset.upper()} or local.yaml), "
+                f"or run `dvc repro -f fetch@{self._dataset}`"
+            )
         return read_image(path)
 
     def size(self, image_id: str) -> tuple[int, int]:

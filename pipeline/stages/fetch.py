@@ -14,6 +14,7 @@ from pipeline.datasets.places import dataset_root, told_place
 from pipeline.datasets.sample import write_sample
 from pipeline.errors import BadInput
 from pipeline.params import Params, SampleDataset
+from pipeline.work import open_work
 
 
 def fetch(root: Path, params: Params, dataset: str) -> None:
@@ -25,10 +26,19 @@ def fetch(root: Path, params: Params, dataset: str) -> None:
         BadInput: the copy is incomplete, or a downloaded file is not the published one.
         PlaceByHand: a file cannot be downloaded; says which file goes where.
     """
-    raw = root / "data" / "raw"
-    manifest = raw / f"{dataset}.manifest.json"
+    manifest = root / "data" / "raw" / f"{dataset}.manifest.json"
     if dataset not in params.datasets:
         raise BadInput(f"no dataset {dataset!r}; choose one of: {', '.join(params.datasets)}")
+    with open_work(root, stage="fetch", key=dataset, sections=["datasets"], inputs=[]) as work:
+        bring(root, params, dataset)
+        listed = work.folder / "manifest.json"
+        write_manifest(listed, voc.open_tree(root, dataset), dataset)
+        work.publish({listed: manifest})
+
+
+def bring(root: Path, params: Params, dataset: str) -> None:
+    """Have the dataset's tree on this machine."""
+    raw = root / "data" / "raw"
     entry = params.datasets[dataset]
     told = told_place(root, dataset)
     if isinstance(entry, SampleDataset):
@@ -40,7 +50,6 @@ def fetch(root: Path, params: Params, dataset: str) -> None:
         has_masks = voc.find_sbd(root, dataset) or voc.has_aug_masks(dataset_root(root, dataset))
         if not has_masks and told_place(root, "sbd") is None:
             obtain(SBD, raw / "sbd")
-    write_manifest(manifest, voc.open_tree(root, dataset), dataset)
 
 
 def draw_anew(folder: Path, entry: SampleDataset) -> None:

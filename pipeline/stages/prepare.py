@@ -9,7 +9,7 @@ from pipeline.datasets import voc
 from pipeline.datasets.prepared import write_prepared
 from pipeline.errors import BadInput
 from pipeline.params import Params, SampleDataset
-from pipeline.work import open_work
+from pipeline.work import content_digest, open_work
 
 
 def prepare(root: Path, params: Params, dataset: str) -> None:
@@ -33,6 +33,9 @@ def prepare(root: Path, params: Params, dataset: str) -> None:
         folder = work.folder / "prepared"
         read = partial(voc.read_sample, tree, categories)
         write_prepared(folder, read, tree.splits, categories)
+        # The images stay where they are: this makes what is trained on them depend on their bytes.
+        digest = content_digest(root / manifest)
+        (folder / "manifest.sha256").write_text(f"{digest}\n", encoding="ascii")
         work.publish({folder: published})
 
 

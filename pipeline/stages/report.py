@@ -6,12 +6,11 @@ less, never an error: the report is written last, whatever failed before.
 
 import json
 import os
-import platform
 import sys
 from collections.abc import Callable, Mapping
 from functools import partial
-from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -21,6 +20,7 @@ from pipeline.datasets.prepared import Prepared
 from pipeline.datasets.proposal_table import ProposalTable
 from pipeline.errors import BadInput
 from pipeline.labels import Choice, label_map_of
+from pipeline.machine import machine
 from pipeline.masks import decode_index_png
 from pipeline.params import BoxSupLabels, BoxSupRun, Params, SemanticRun, read_yaml
 from pipeline.proposals.form import Proposals
@@ -43,8 +43,9 @@ def report(root: Path, params: Params) -> None:
     runs = dict.fromkeys(evaluation.model for evaluation in params.evaluations.values())
     current = [name for name in params.evaluations if is_current(root, params, name)]
     metrics = _tables({n: measured / f"{n}.parquet" for n in current}, "metrics")
-    histories = _tables({n: models / f"{n}.history.parquet" for n in runs}, "history")
-    choices = _tables({n: models / f"{n}.choices.parquet" for n in runs}, "choices")
+    shown = dict.fromkeys(params.evaluations[name].model for name in current)
+    histories = _tables({n: models / f"{n}.history.parquet" for n in shown}, "history")
+    choices = _tables({n: models / f"{n}.choices.parquet" for n in shown}, "choices")
     datasets = _prepared(root, params)
 
     trained = {**params.semantic, **params.boxsup}
@@ -62,7 +63,7 @@ def report(root: Path, params: Params) -> None:
         _draw(root, params, datasets, histories, choices),
         paper,
         paper_rows,
-        machine=f"{_processor()}, torch {version('torch')}",
+        machine=machine(),
         studies=sorted(path.name for path in (out / "studies").glob("*.md")),
     )
     _write(out / "tables.md", text)
@@ -75,25 +76,45 @@ def _tables(paths: dict[str, Path], kind: str) -> dict[str, pd.DataFrame]:
 
 
 def is_current(root: Path, params: Params, evaluation: str) -> bool:
-    """Whether an evaluation's numbers are of its model as params.yaml describes it now.
+    """Whether an evaluation's numbers are of what params.yaml describes now.
 
-    A training that failed after an edit leaves the numbers of the one before. dvc.lock tells what
-    the model was trained with; where it knows nothing, stages were run by hand, and are believed.
+    A stage that failed after an edit leaves the numbers of the one before. dvc.lock tells with what
+    each stage last ran; where it knows nothing, stages were run by hand, and are believed.
     """
-    run = params.evaluations[evaluation].model
-    section, stage = ("semantic", "train") if run in params.semantic else ("boxsup", "boxsup")
+    entry = params.evaluations[evaluation]
+    section, stage = ("semantic", "train") if entry.model in params.semantic else ("boxsup",) * 2
+    run = getattr(params, section)[entry.model]
+    behind = [
+        f"prepare@{run.dataset}",
+        f"weights@{run.init}",
+        f"{stage}@{entry.model}",
+        f"predict@{evaluation}",
+    ]
+    if isinstance(run, BoxSupRun):
+        behind.append(f"propose@{run.proposals}_{run.dataset}")
     lock = root / "dvc.lock"
-    stages = read_yaml(lock).get("stages", {}) if lock.is_file() else {}
-    recorded = stages.get(f"{stage}@{run}", {}).get("params", {}).get("params.yaml", {})
-    before = recorded.get(f"{section}.{run}")
-    if before is None or before == read_yaml(root / "params.yaml")[section][run]:
+    if not lock.is_file():
         return True
-    print(
-        f"report: {evaluation} has no number: {run} was trained with other parameters than "
-        f"{section}.{run} has now; run `dvc repro {stage}@{run}`",
-        file=sys.stderr,
-    )
-    return False
+    stages = read_yaml(lock).get("stages", {})
+    now = read_yaml(root / "params.yaml")
+    for name in behind:
+        recorded = stages.get(name, {}).get("params", {}).get("params.yaml", {})
+        for key, value in recorded.items():
+            if _at(now, key) != value:
+                print(
+                    f"report: {evaluation} has no number: {key} was another when {name} last ran; "
+                    f"run `dvc repro evaluate@{evaluation}`",
+                    file=sys.stderr,
+                )
+                return False
+    return True
+
+
+def _at(content: Any, key: str) -> Any:
+    """What stands at a dotted key; None if nothing does."""
+    for name in key.split("."):
+        content = content.get(name) if isinstance(content, dict) else None
+    return content
 
 
 def _prepared(root: Path, params: Params) -> dict[str, Prepared]:
@@ -115,18 +136,6 @@ def _images(run: SemanticRun, data: Prepared) -> tuple[int, int]:
     with_masks = data.images.loc[data.images["split"] == run.mask_split, "image_id"]
     masked = chosen["image_id"].isin(with_masks)
     return int(masked.sum()), int((chosen["has_boxes"] & ~masked).sum())
-
-
-def _processor() -> str:
-    """The processor's name, and the GPU's if there is one."""
-    from torch import cuda
-
-    names = [platform.processor() or platform.machine()]
-    information = Path("/proc/cpuinfo")
-    if information.is_file():
-        lines = information.read_text().splitlines()
-        names = [x.split(":", 1)[1].strip() for x in lines if x.startswith("model name")] or names
-    return ", ".join(names[:1] + ([cuda.get_device_name(0)] if cuda.is_available() else []))
 
 
 def _write(path: Path, text: str) -> None:

@@ -56,7 +56,7 @@ def imagenet_body(depth: int, folder: Path) -> nn.Module:
         folder.mkdir(parents=True, exist_ok=True)
         try:
             torch.hub.download_url_to_file(url, str(path), hash_prefix=digest)
-        except (urllib.error.URLError, RuntimeError, OSError) as error:
+        except (urllib.error.URLError, RuntimeError, ConnectionError, TimeoutError) as error:
             raise PlaceByHand(
                 f"{url} cannot be downloaded ({error}). Fetch it by other means, put it at {path}, "
                 "and run again"

@@ -1,0 +1,109 @@
+"""A training that is broken off anywhere goes on and ends with the same bits."""
+
+import os
+import signal
+
+import numpy as np
+import pytest
+from scratch import PARAMS
+
+from pipeline.checkpoints import build_network
+from pipeline.errors import BadInput
+from pipeline.fitting import STOPPED, LabelMaps, fit, warn_of_field_of_view
+from pipeline.params import SemanticRun, build, read_yaml
+from pipeline.tables import read_table
+
+IDS = [f"image{i}" for i in range(5)]
+
+
+@pytest.fixture
+def run(tmp_path):
+    (tmp_path / "params.yaml").write_text(PARAMS)
+    entry = read_yaml(tmp_path / "params.yaml")["semantic"]["mask"]
+    entry |= {"epochs": 4, "augmentation": entry["augmentation"] | {"crop": [32, 32]}}
+    return build(SemanticRun, entry, "params.yaml", "semantic.mask")
+
+
+def image_of(image_id):
+    return np.random.default_rng(int(image_id[-1])).integers(0, 255, (40, 40, 3), np.uint8)
+
+
+class Rounds:
+    """Labels that differ by round; `event(epoch)` happens when a round starts."""
+
+    def __init__(self, event=lambda epoch: None):
+        self.asked = []
+        self.event = event
+
+    def __call__(self, network, epoch):
+        assert not network.training
+        self.asked.append(epoch)
+        self.event(epoch)
+
+        def label_map_of(image_id):
+            return np.full((40, 40), (epoch + int(image_id[-1])) % 9, np.uint8)
+
+        return LabelMaps(label_map_of, lambda: {"label_mean_area": float(epoch)})
+
+
+def train(folder, run, rounds):
+    folder.mkdir(exist_ok=True)
+    fit(
+        folder,
+        run,
+        build_network(run.network, 9, seed=run.seed),
+        ids=IDS,
+        categories=tuple("abcdefghi"),
+        image_of=image_of,
+        labels_of_round=rounds,
+        round_epochs=2,
+    )
+    return (folder / "model.pt").read_bytes(), (folder / "history.parquet").read_bytes()
+
+
+def test_goes_on_after_a_failure_between_rounds(tmp_path, run):
+    expected = train(tmp_path / "unbroken", run, Rounds())
+
+    def fail_at_2(epoch):
+        if epoch == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path / "broken", run, Rounds(fail_at_2))
+    again = Rounds()
+    assert train(tmp_path / "broken", run, again) == expected
+    assert again.asked == [2]
+
+
+def test_goes_on_after_being_told_to_stop_within_a_round(tmp_path, run):
+    expected = train(tmp_path / "unbroken", run, Rounds())
+    with pytest.raises(SystemExit) as stopped:
+        train(tmp_path / "broken", run, Rounds(lambda epoch: os.kill(os.getpid(), signal.SIGTERM)))
+    assert stopped.value.code == STOPPED
+    again = Rounds()
+    assert train(tmp_path / "broken", run, again) == expected
+    assert again.asked == [0, 2]
+
+
+def test_each_round_is_logged_once(tmp_path, run):
+    train(tmp_path / "run", run, Rounds())
+    history = read_table(tmp_path / "run" / "history.parquet", "history")
+    areas = history[history["name"] == "label_mean_area"]
+    assert areas["epoch"].tolist() == [0, 2]
+    assert (history["name"] == "loss").sum() == 4 * (len(IDS) // run.batch)
+
+
+def test_a_damaged_checkpoint_is_refused_by_name(tmp_path, run):
+    train(tmp_path / "run", run, Rounds())
+    (tmp_path / "run" / "checkpoint.pt").write_bytes(b"half a file")
+    with pytest.raises(BadInput, match=r"checkpoint\.pt"):
+        train(tmp_path / "run", run, Rounds())
+
+
+def test_a_crop_smaller_than_the_field_of_view_is_warned_of(run, capsys):
+    warn_of_field_of_view(run)
+    assert "the classifier sees 40 pixels, the crop has 32" in capsys.readouterr().err
+
+
+def test_a_finished_training_gives_the_same_file_again(tmp_path, run):
+    assert train(tmp_path / "run", run, Rounds()) == train(tmp_path / "run", run, Rounds())
