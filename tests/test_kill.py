@@ -132,6 +132,7 @@ def test_killing_dvc_alone_leaves_no_second_writer(unbroken, tmp_path):
             if "pipeline" in child.cmdline()
         ]
         os.kill(process.pid, signal.SIGKILL)  # dvc itself; its stage lives on
+        process.wait(30)  # or DVC takes the dead process for one that holds its lock
         again = dvc(folder, "repro", "boxsup@boxes")
         if any(trainer.is_running() for trainer in trainers):
             assert again.returncode != 0
