@@ -81,8 +81,10 @@ def open_work(
         inputs: files and folders, below root, that the result depends on.
 
     Raises:
-        BadInput: an input is missing, or another process holds the work of this stage and key.
+        BadInput: an input is missing, another process holds the work of this stage and key, or the
+            code was edited since the stage `code` listed it.
     """
+    _check_code(root, stage, key)
     started_with = depends_on(root, stage, key, tuple(sections), tuple(inputs))
     text = json.dumps(started_with, indent=1, sort_keys=True)
     fingerprint = hashlib.sha256(text.encode()).hexdigest()[:16]
@@ -91,6 +93,23 @@ def open_work(
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "depends_on.json").write_text(text)
         yield Work(root, stage, key, tuple(sections), tuple(inputs), started_with, folder)
+
+
+def _check_code(root: Path, stage: str, key: str) -> None:
+    """The code is as the stage `code` listed it, so that what was imported is what DVC records.
+
+    An edit while a stage still imports its modules would be neither in them nor noticed later.
+    """
+    listed = root / "data" / "code" / f"{stage}.txt"
+    if not listed.is_file():  # stages run by hand, without DVC
+        return
+    before = {line.split("  ", 1)[1]: line for line in listed.read_text().splitlines()}
+    now = {name: f"{digest}  {name}" for name, digest in code_digest(root, stage).items()}
+    if changed := sorted(n for n in before.keys() | now.keys() if before.get(n) != now.get(n)):
+        raise BadInput(
+            f"{stage} {key}: since {listed} was written, this code changed: {', '.join(changed)}. "
+            "Run `dvc repro` again (or `python -m pipeline code`)"
+        )
 
 
 def depends_on(

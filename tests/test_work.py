@@ -164,3 +164,17 @@ def test_the_state_is_readable_beside_the_work(project):
     with work_of(project) as work:
         state = json.loads((work.folder / "depends_on.json").read_text())
     assert state["params.yaml semantic.net.lr"] == "0.1"
+
+
+def test_code_edited_before_a_stage_has_begun_is_refused_by_name(project):
+    listed = project / "data" / "code" / "train.txt"
+    listed.parent.mkdir()
+    lines = [f"{digest}  {name}\n" for name, digest in code_digest(project, "train").items()]
+    listed.write_text("".join(lines))
+    with work_of(project):
+        pass
+    losses = project / "pipeline" / "losses.py"
+    losses.write_text(losses.read_text().replace("return 2", "return 3"))
+    with pytest.raises(BadInput, match=r"this code changed: pipeline/losses\.py"):
+        with work_of(project):
+            raise AssertionError("opened")

@@ -32,11 +32,11 @@ def boxsup(root: Path, params: Params, run_name: str) -> None:
     init = root / "data" / "models" / f"{run.init}.pt"
     models = root / "data" / "models"
 
-    data = Prepared(root, run.dataset)
-    masked, boxed = supervision(data, run)
     with open_work(
         root, stage="boxsup", key=run_name, sections=["boxsup"], inputs=[prepared, proposals, init]
     ) as work:
+        data = Prepared(root, run.dataset)
+        masked, boxed = supervision(data, run)
 
         def labels_of_round(network: Fcrn, epoch: int) -> LabelMaps:
             maps = estimated_maps(

@@ -23,24 +23,20 @@ def predict(root: Path, params: Params, evaluation: str) -> None:
     model = root / "data" / "models" / f"{settings.model}.pt"
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
-    data = Prepared(root, settings.dataset)
-    network, saved = load_model(model, device)
-    if tuple(saved["categories"]) != data.categories:
-        raise BadInput(
-            f"evaluations.{evaluation}: {settings.model} knows {len(saved['categories'])} "
-            f"categories, {settings.dataset} has {len(data.categories)} others; "
-            "evaluate it on a dataset with the categories it was trained on"
-        )
-    use_threads(saved["run"]["threads"])
-    precision = saved["run"]["precision"]
-    fast = for_inference(network, precision=precision)
     with open_work(
-        root,
-        stage="predict",
-        key=evaluation,
-        sections=["evaluations"],
-        inputs=[prepared, model],
+        root, stage="predict", key=evaluation, sections=["evaluations"], inputs=[prepared, model]
     ) as work:
+        data = Prepared(root, settings.dataset)
+        network, saved = load_model(model, device)
+        if tuple(saved["categories"]) != data.categories:
+            raise BadInput(
+                f"evaluations.{evaluation}: {settings.model} knows {len(saved['categories'])} "
+                f"categories, {settings.dataset} has {len(data.categories)} others; "
+                "evaluate it on a dataset with the categories it was trained on"
+            )
+        use_threads(saved["run"]["threads"])
+        precision = saved["run"]["precision"]
+        fast = for_inference(network, precision=precision)
         folder = work.folder / "predictions" / "semantic"
         folder.mkdir(parents=True, exist_ok=True)
         for image_id in tqdm(data.ids(settings.split), desc=evaluation, unit="image", disable=None):

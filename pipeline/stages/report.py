@@ -34,9 +34,11 @@ def report(root: Path, params: Params) -> None:
     """Write reports/tables.md, reports/metrics.json and the pictures in reports/figures.
 
     Raises:
-        BadInput: an evaluation stands for a row that reports/paper.csv does not have.
+        BadInput: an evaluation stands for a row that reports/paper.csv does not have, or
+            params.yaml was edited meanwhile; tables.md and metrics.json stay as they were.
     """
     out, models, measured = root / "reports", root / "data" / "models", root / "data" / "metrics"
+    before = _params_text(root)
     paper = reports.read_paper(out / "paper.csv", reports.PAPER_COLUMNS)
     paper_rows = reports.read_paper(out / "paper_rows.csv", reports.PAPER_ROWS_COLUMNS)
 
@@ -66,6 +68,8 @@ def report(root: Path, params: Params) -> None:
         machine=machine(),
         studies=sorted(path.name for path in (out / "studies").glob("*.md")),
     )
+    if _params_text(root) != before:
+        raise BadInput("params.yaml was edited while the report was made; run `dvc repro` again")
     _write(out / "tables.md", text)
     numbers = reports.metrics_json(gathered)
     _write(out / "metrics.json", json.dumps(numbers, indent=1, allow_nan=False) + "\n")
@@ -136,6 +140,11 @@ def _images(run: SemanticRun, data: Prepared) -> tuple[int, int]:
     with_masks = data.images.loc[data.images["split"] == run.mask_split, "image_id"]
     masked = chosen["image_id"].isin(with_masks)
     return int(masked.sum()), int((chosen["has_boxes"] & ~masked).sum())
+
+
+def _params_text(root: Path) -> str:
+    path = root / "params.yaml"
+    return path.read_text(encoding="utf-8") if path.is_file() else ""
 
 
 def _write(path: Path, text: str) -> None:

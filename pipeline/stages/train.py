@@ -17,10 +17,10 @@ def train(root: Path, params: Params, run_name: str) -> None:
     init = root / "data" / "models" / f"{run.init}.pt"
     models = root / "data" / "models"
 
-    data = Prepared(root, run.dataset)
     with open_work(
         root, stage="train", key=run_name, sections=["semantic"], inputs=[prepared, init]
     ) as work:
+        data = Prepared(root, run.dataset)
 
         def true_masks(network: Fcrn, epoch: int) -> LabelMaps:
             return LabelMaps(data.label_map, dict)
