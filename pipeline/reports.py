@@ -432,7 +432,7 @@ def _sample_words(params: Params, drawn: Sequence[Measured]) -> str:
     ]
     return (
         "Drawn shapes on clutter, in the layouts of VOC and SBD, made to run both papers whole in "
-        "minutes. The numbers show that the pipeline works and in which order its variants stand; "
+        "minutes. The numbers show that the pipeline works (studies tell what holds over seeds); "
         "they are not comparable to any number of a paper, so none stands here. "
         f"One seed each ({'; '.join(counts)}).\n"
     )

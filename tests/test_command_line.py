@@ -39,7 +39,7 @@ def folder(tmp_path, monkeypatch):
         (["train", "nosuch"], "", "", "semantic.nosuch is not there; choose one of: mask"),
         (["predict", "nosuch"], "", "", "evaluations.nosuch is not there; choose one of: mask"),
         (["boxsup", "mask"], "", "", "boxsup.mask is not there; choose one of: none are active"),
-        (["train", "mask"], "", "", "data/prepared/sample/images.parquet: not there"),
+        (["train", "mask"], "", "", "data/prepared/sample: not there"),
         (["prepare", "sample"], "", "", "sample.manifest.json"),
         (["train", "mask"], "split: train_aug", "split: [", "not valid YAML"),
     ],

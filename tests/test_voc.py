@@ -425,3 +425,10 @@ def boxes_by_hand(path: Path) -> list[tuple]:
         found.append((name, difficult, xmin - 1, ymin - 1, xmax, ymax))
     assert len(found) == len(xml.parse(path).getroot().findall("object"))
     return found
+
+
+def test_a_folder_of_the_wrong_level_is_told_before_anything_is_downloaded(tmp_path, monkeypatch):
+    (tmp_path / "devkit" / "VOC2012" / "ImageSets").mkdir(parents=True)
+    monkeypatch.setenv("PIPELINE_DATA_VOC2012", str(tmp_path / "devkit" / "VOC2012"))
+    with pytest.raises(BadInput, match="this is VOC2012 itself: name the folder above"):
+        voc.find_lists(tmp_path, "voc2012")

@@ -59,14 +59,10 @@ def open_tree(root: Path, dataset: str) -> Tree:
     """
     base = dataset_root(root, dataset)
     voc = base / "VOC2012"
-    lists = voc / "ImageSets" / "Segmentation"
-    if not lists.is_dir():
-        inside = " (it is in VOCdevkit/ there: name that folder)" if _in_devkit(base) else ""
-        raise BadInput(
-            f"{lists}: not there{inside}. Unpack VOCtrainval_11-May-2012.tar so that VOC2012/ lies "
-            f"in {base}, or name the folder that holds VOC2012/ in PIPELINE_DATA_{dataset.upper()}"
-        )
+    lists = find_lists(root, dataset)
     splits = {name: read_ids(lists / f"{name}.txt") for name in ("train", "val", "trainval")}
+    if empty := [name for name, ids in splits.items() if not ids]:
+        raise BadInput(f"{lists / empty[0]}.txt: empty; copy the published list there")
     sbd_folder = find_sbd(root, dataset)
     if sbd_folder:
         extra = read_ids(sbd_folder / "train.txt") + read_ids(sbd_folder / "val.txt")
@@ -87,8 +83,21 @@ def open_tree(root: Path, dataset: str) -> Tree:
     return Tree(voc, sbd_folder, splits, voc_ids, with_boxes)
 
 
-def _in_devkit(base: Path) -> bool:
-    return (base / "VOCdevkit" / "VOC2012").is_dir()
+def find_lists(root: Path, dataset: str) -> Path:
+    """The folder of VOC's segmentation lists. BadInput if it is not there; says what to do."""
+    base = dataset_root(root, dataset)
+    lists = base / "VOC2012" / "ImageSets" / "Segmentation"
+    if lists.is_dir():
+        return lists
+    hint = ""
+    if (base / "VOCdevkit" / "VOC2012").is_dir():
+        hint = " (it is in VOCdevkit/ there: name that folder)"
+    elif (base / "ImageSets").is_dir():
+        hint = f" (this is VOC2012 itself: name the folder above, {base.parent})"
+    raise BadInput(
+        f"{lists}: not there{hint}. Unpack VOCtrainval_11-May-2012.tar so that VOC2012/ lies "
+        f"in {base}, or name the folder that holds VOC2012/ in PIPELINE_DATA_{dataset.upper()}"
+    )
 
 
 def find_sbd(root: Path, dataset: str) -> Path | None:

@@ -47,6 +47,8 @@ def bring(root: Path, params: Params, dataset: str) -> None:
     else:
         if told is None:
             obtain(VOC2012, raw / dataset)
+        else:
+            voc.find_lists(root, dataset)  # a wrong folder is told before anything is downloaded
         has_masks = voc.find_sbd(root, dataset) or voc.has_aug_masks(dataset_root(root, dataset))
         if not has_masks and told_place(root, "sbd") is None:
             obtain(SBD, raw / "sbd")

@@ -1,12 +1,13 @@
 """Stage `prepare`: check a dataset and bring it into the common form."""
 
 import json
+import sys
 from functools import partial
 from pathlib import Path
 
 from pipeline.categories import CATEGORIES
 from pipeline.datasets import voc
-from pipeline.datasets.prepared import write_prepared
+from pipeline.datasets.prepared import Prepared, write_prepared
 from pipeline.errors import BadInput
 from pipeline.params import Params, SampleDataset
 from pipeline.work import content_digest, open_work
@@ -37,6 +38,12 @@ def prepare(root: Path, params: Params, dataset: str) -> None:
         digest = content_digest(root / manifest)
         (folder / "manifest.sha256").write_text(f"{digest}\n", encoding="ascii")
         work.publish({folder: published})
+    data = Prepared(root, dataset)
+    images = data.images.drop_duplicates("image_id")
+    counts = ", ".join(f"{len(ids)} {split}" for split, ids in tree.splits.items())
+    print(f"{dataset}: {counts} images; {len(data.instances)} objects", file=sys.stderr)
+    if without := int((~images["has_boxes"]).sum()):
+        print(f"{dataset}: {without} of {len(images)} images have no boxes", file=sys.stderr)
 
 
 def check_manifest(manifest: Path, tree: voc.Tree, dataset: str) -> None:
