@@ -135,3 +135,10 @@ def test_help_lists_the_commands():
     )
     for command in ("train", "boxsup", "activate", "study", "prune", "paper-map"):
         assert command in done.stdout
+
+
+def test_a_second_process_for_the_same_work_ends_with_2_and_names_the_first(folder, capsys):
+    with open_work(Path(), stage="weights", key="none", sections=["weights"], inputs=[]):
+        assert main(["weights", "none"]) == 2
+    assert f"process {os.getpid()} is at work on weights none" in capsys.readouterr().err
+    assert main(["weights", "none"]) == 0
