@@ -3,6 +3,7 @@
 import argparse
 import errno
 import importlib
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -61,6 +62,10 @@ def _parser() -> argparse.ArgumentParser:
         for name in names:
             new.add_argument(name)
 
+    new = command("inspect", "check a copy of a dataset: what it holds, what is wrong", _inspect)
+    new.add_argument("dataset", metavar="DATASET", help="voc2012, sbd, coco, folder, ...")
+    new.add_argument("--root", type=Path, required=True, metavar="DIR", help="where the copy lies")
+    new.add_argument("--json", type=Path, metavar="FILE", help="write the findings there too")
     new = command("activate", "copy runs of the catalogue into params.yaml", _activate)
     new.add_argument("names", nargs="+", metavar="FILE/NAME", help="e.g. wu2016/table7_voc")
     new.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="overrides")
@@ -93,6 +98,18 @@ def _run_stage(given: argparse.Namespace) -> None:
             raise BadInput(f"params.yaml: {section}.{key} is not there; choose one of: {known}")
         keys.append(key)
     run(root, params, *keys)
+
+
+def _inspect(given: argparse.Namespace) -> int:
+    from pipeline.datasets.inspection import inspect
+
+    found = inspect(given.dataset, given.root, Path())
+    print(found.as_text())
+    if given.json:
+        partial = given.json.with_name(f".{given.json.name}.partial")
+        partial.write_text(found.as_json(), encoding="utf-8")
+        os.replace(partial, given.json)
+    return 1 if found.problems else 0
 
 
 def _activate(given: argparse.Namespace) -> None:

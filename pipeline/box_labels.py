@@ -69,8 +69,9 @@ def choices_store(folder: Path, epoch: int) -> Path:
 
 
 def boxes_of(data: Prepared, image_id: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """An image's boxes (N, 4), their categories (N,) and instance numbers (N,)."""
+    """An image's boxes (N, 4), their categories (N,) and instance numbers (N,), without crowds."""
     objects = data.objects(image_id)
+    objects = objects[~objects["crowd"]]
     boxes = objects[["x0", "y0", "x1", "y1"]].to_numpy()
     return boxes, objects["category"].to_numpy(), objects["instance"].to_numpy()
 

@@ -4,9 +4,22 @@ Exit codes of every command: 0 done, 1 found problems it was asked to look for,
 2 bad input, 3 a file must be placed by hand.
 """
 
+from pathlib import Path
+
 
 class BadInput(Exception):
     """Something given is wrong: the message names it and says what to do. Exit code 2."""
+
+
+class BadFile(BadInput):
+    """A file of a dataset is missing, damaged or contradicts another."""
+
+    def __init__(self, path: Path, problem: str, remedy: str) -> None:
+        super().__init__(path, problem, remedy)
+        self.path, self.problem, self.remedy = path, problem, remedy
+
+    def __str__(self) -> str:
+        return f"{self.path}: {self.problem}; {self.remedy}"
 
 
 class PlaceByHand(Exception):

@@ -40,7 +40,83 @@ class Voc2012Dataset:
     kind: Literal["voc2012"]
 
 
-Dataset = SampleDataset | Voc2012Dataset
+@dataclass(frozen=True)
+class Voc2007Dataset:
+    """PASCAL VOC 2007, train, val and test: boxes only."""
+
+    kind: Literal["voc2007"]
+
+
+@dataclass(frozen=True)
+class SbdDataset:
+    """The Semantic Boundaries Dataset alone, with the lists for instance segmentation."""
+
+    kind: Literal["sbd"]
+
+
+@dataclass(frozen=True)
+class ContextDataset:
+    """PASCAL-Context on the images of VOC 2010: 59 categories and background."""
+
+    kind: Literal["context"]
+
+
+@dataclass(frozen=True)
+class CityscapesDataset:
+    """Cityscapes, fine annotations: 19 categories."""
+
+    kind: Literal["cityscapes"]
+    instances: Literal["maps", "polygons"]  # where objects come from: instanceIds or polygons
+
+
+@dataclass(frozen=True)
+class CocoDataset:
+    """COCO's instances, train and val."""
+
+    kind: Literal["coco"]
+    year: Literal[2014, 2017]  # the same images, divided otherwise
+    categories: Literal["voc", "coco"]  # VOC's 20, or all 80
+    others: Literal["background", "ignore"]  # what COCO's other 60 are where VOC's 20 are asked for
+
+
+@dataclass(frozen=True)
+class FolderDataset:
+    """Somebody's own images; docs/OWN_IMAGES.md says how the folder is laid out."""
+
+    kind: Literal["folder"]
+    val_fraction: float  # of the images, where the folder has no lists of its own
+    seed: int  # of that division
+
+
+MaskDataset = SampleDataset | Voc2012Dataset | SbdDataset | FolderDataset
+BoxDataset = Voc2007Dataset | CocoDataset | FolderDataset
+
+
+@dataclass(frozen=True)
+class MixtureDataset:
+    """A dataset with masks and the images of others with their boxes only.
+
+    Its splits are those of `masks`, `boxes` (all images of the others), and `mixed`: both
+    `split` and `boxes`.
+    """
+
+    kind: Literal["mixture"]
+    masks: MaskDataset
+    split: str  # of `masks`
+    boxes: tuple[BoxDataset, ...]
+
+
+Dataset = (
+    SampleDataset
+    | Voc2012Dataset
+    | Voc2007Dataset
+    | SbdDataset
+    | ContextDataset
+    | CityscapesDataset
+    | CocoDataset
+    | FolderDataset
+    | MixtureDataset
+)
 
 
 # --- proposals ---------------------------------------------------------------------------------
@@ -456,6 +532,7 @@ def _check_sample_name(where: str, name: str, dataset: Dataset) -> None:
 
 # Lowest and highest value of a key, both allowed; `Kind.key` where a key means several things.
 _RANGES: dict[str, tuple[float, float]] = {
+    "val_fraction": (0, 1),
     "train": (1, math.inf),
     "extra": (0, math.inf),
     "val": (1, math.inf),

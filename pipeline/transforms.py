@@ -69,7 +69,7 @@ def random_view(
     view_to_image = draw_view(label_map.shape, augmentation, rng)
     height, width = augmentation.crop
     view = cv2.warpAffine(
-        image,
+        cv2.cvtColor(image, cv2.COLOR_RGB2RGBA),  # four channels are warped faster than three
         view_to_image,
         (width, height),
         flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
@@ -84,7 +84,7 @@ def random_view(
         borderMode=cv2.BORDER_CONSTANT,
         borderValue=IGNORE,
     )
-    return view, labels
+    return cv2.cvtColor(view, cv2.COLOR_RGBA2RGB), labels
 
 
 def labels_on_grid(label_map: Array, stride: int) -> Array:

@@ -1,165 +1,48 @@
-"""Downloads over loopback: broken off, without Range, refused, hostile."""
+"""What a dataset needs, obtained: by hand, without room, by two processes, killed."""
 
-import hashlib
-import io
-import re
+import os
+import signal
 import socket
-import tarfile
-import threading
+import subprocess
+import sys
+import time
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from file_server import Answer, FileServer, md5, serving, tar_of, tree_of, zip_of
 
-from pipeline.datasets.download import CHUNK, SBD, VOC2012, Archive, download, obtain, unpack
+from pipeline.datasets import unpacking
+from pipeline.datasets.archives import Archive, Part
+from pipeline.datasets.download import download, obtain, obtain_all
 from pipeline.errors import BadInput, PlaceByHand
 
 QUICK = (0.0, 0.0)  # pauses
-BODY = np.random.default_rng(0).bytes(300_000)
-
-
-class Server(ThreadingHTTPServer):
-    """Serves BODY; breaks off, fails or ignores Range as its attributes say."""
-
-    daemon_threads = True
-
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), Handler)
-        self.body = BODY
-        self.break_after: list[int] = []  # bytes of each of the first answers
-        self.failures: list[int] = []  # statuses of the first answers
-        self.ranges = True
-        self.asked: list[str | None] = []  # the Range of every request
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.server_port}/files/archive.tar"
-
-
-class Handler(BaseHTTPRequestHandler):
-    server: Server
-
-    def do_GET(self) -> None:
-        server, wanted = self.server, self.headers.get("Range")
-        server.asked.append(wanted)
-        if server.failures:
-            self.send_error(server.failures.pop(0))
-            return
-        start = int(re.fullmatch(r"bytes=(\d+)-", wanted)[1]) if wanted and server.ranges else 0
-        if start >= len(server.body):
-            self.send_response(416)
-            self.send_header("Content-Range", f"bytes */{len(server.body)}")
-            self.send_header("Content-Length", "0")
-            self.end_headers()
-            return
-        part = server.body[start:]
-        self.send_response(206 if start else 200)
-        self.send_header("Content-Length", str(len(part)))
-        self.end_headers()
-        self.wfile.write(part[: server.break_after.pop(0)] if server.break_after else part)
-
-    def log_message(self, *arguments: object) -> None:
-        pass
+BODY = np.random.default_rng(0).bytes(600_000)
+NAME = "archive.tar"
 
 
 @pytest.fixture
-def server() -> Iterator[Server]:
-    with Server() as server:
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
+def server() -> Iterator[FileServer]:
+    with serving() as server:
+        server.files = {NAME: BODY}
         yield server
-        server.shutdown()
-        thread.join()
 
 
-def archive(*urls: str, body: bytes = BODY) -> Archive:
-    md5 = hashlib.md5(body).hexdigest()
-    return Archive("archive.tar", urls, md5, inner="kit/VOC2012", place="VOC2012")
+def archive(*urls: str) -> Archive:
+    """A plain file."""
+    return Archive(NAME, urls, len(BODY), md5(BODY))
 
 
-def test_a_file_arrives_whole(server, tmp_path):
-    path = download(archive(server.url), tmp_path / "raw", pauses=QUICK)
-    assert path == tmp_path / "raw" / "archive.tar"
-    assert path.read_bytes() == BODY
-    assert [p.name for p in path.parent.iterdir()] == ["archive.tar"]
-
-
-def test_a_file_that_is_there_is_not_loaded_again(server, tmp_path):
-    (tmp_path / "archive.tar").write_bytes(BODY)
-    download(archive(server.url), tmp_path, pauses=QUICK)
-    assert server.asked == []
-
-
-def test_goes_on_where_it_broke_off(server, tmp_path):
-    server.break_after = [6 * CHUNK, 3 * CHUNK]
-    path = download(archive(server.url), tmp_path, pauses=QUICK)
-    assert path.read_bytes() == BODY
-    assert server.asked == [None, f"bytes={6 * CHUNK}-", f"bytes={9 * CHUNK}-"]
-
-
-def test_goes_on_from_an_earlier_run(server, tmp_path):
-    (tmp_path / "archive.tar.partial").write_bytes(BODY[:1234])
-    assert download(archive(server.url), tmp_path, pauses=QUICK).read_bytes() == BODY
-    assert server.asked == ["bytes=1234-"]
-
-
-def test_a_partial_file_that_is_complete_needs_no_more(server, tmp_path):
-    (tmp_path / "archive.tar.partial").write_bytes(BODY)
-    assert download(archive(server.url), tmp_path, pauses=QUICK).read_bytes() == BODY
-
-
-def test_a_partial_file_that_is_too_long_is_begun_anew(server, tmp_path):
-    (tmp_path / "archive.tar.partial").write_bytes(BODY + b"more")
-    assert download(archive(server.url), tmp_path, pauses=QUICK).read_bytes() == BODY
-
-
-def test_a_server_without_range_sends_all_again(server, tmp_path):
-    server.ranges = False
-    server.break_after = [6 * CHUNK]
-    assert download(archive(server.url), tmp_path, pauses=QUICK).read_bytes() == BODY
-    assert server.asked == [None, f"bytes={6 * CHUNK}-"]
-
-
-def test_progress_gives_new_tries(server, tmp_path):
-    server.break_after = [2 * CHUNK] * 7  # more breaks than pauses
-    assert download(archive(server.url), tmp_path, pauses=QUICK).read_bytes() == BODY
-
-
-def test_a_busy_server_is_asked_again(server, tmp_path):
-    server.failures = [503, 503]
-    assert download(archive(server.url), tmp_path, pauses=QUICK).read_bytes() == BODY
-
-
-def test_a_file_that_is_gone_is_asked_for_once(server, tmp_path):
-    server.failures = [404] * 5
-    with pytest.raises(PlaceByHand, match=r"archive.tar cannot be downloaded from .* \(status 404"):
-        download(archive(server.url), tmp_path, pauses=QUICK)
-    assert len(server.asked) == 1
-
-
-def test_the_next_address_takes_over(server, tmp_path):
-    server.failures = [404]
-    path = download(archive(server.url, server.url + "?mirror"), tmp_path, pauses=QUICK)
-    assert path.read_bytes() == BODY
-
-
-def test_a_wrong_digest_is_refused_and_begun_anew(server, tmp_path):
-    server.body = BODY[:-1] + b"!"
-    with pytest.raises(BadInput, match="MD5") as caught:
-        download(archive(server.url), tmp_path, pauses=QUICK)
-    assert archive().md5 in str(caught.value) and server.url in str(caught.value)
-    assert list(tmp_path.iterdir()) == []
-    server.body = BODY
-    assert download(archive(server.url), tmp_path, pauses=QUICK).read_bytes() == BODY
-
-
+# --- by hand --------------------------------------------------------------------------------------
 def test_a_wrong_file_put_by_hand_is_refused_and_kept(tmp_path):
-    (tmp_path / "archive.tar").write_bytes(b"something else")
+    (tmp_path / NAME).write_bytes(b"something else")
     with pytest.raises(BadInput, match="put the published file in its place"):
         download(archive(), tmp_path, pauses=QUICK)
-    assert (tmp_path / "archive.tar").read_bytes() == b"something else"
+    assert (tmp_path / NAME).read_bytes() == b"something else"
 
 
 def test_without_network_it_says_what_to_put_where(tmp_path):
@@ -169,103 +52,207 @@ def test_without_network_it_says_what_to_put_where(tmp_path):
         with pytest.raises(PlaceByHand) as caught:
             download(archive(url), tmp_path, pauses=QUICK)
     assert url in str(caught.value)
-    assert f"put it at {tmp_path / 'archive.tar'}" in str(caught.value)
+    assert f"put it at {tmp_path / NAME}" in str(caught.value)
 
 
-# --- unpacking ------------------------------------------------------------------------------------
-def a_tar(path: Path, *members: tuple[str, bytes | None] | tarfile.TarInfo, mode: str) -> bytes:
-    with tarfile.open(path, mode) as tar:
-        for member in members:
-            if isinstance(member, tarfile.TarInfo):
-                tar.addfile(member)
-                continue
-            name, data = member
-            info = tarfile.TarInfo(name)
-            info.size = len(data or b"")
-            info.type = tarfile.DIRTYPE if data is None else tarfile.REGTYPE
-            tar.addfile(info, io.BytesIO(data or b""))
-    return path.read_bytes()
+IMAGES = {"left/a.png": b"left", "license.txt": b"terms"}
+LABELS = {"fine/a.png": b"fine"}
 
 
-GOOD = (
-    ("kit", None),
-    ("kit/VOC2012/Annotations/a.xml", b"<annotation/>"),
-    ("kit/VOC2012/JPEGImages/a.jpg", b"jpeg"),
-    ("kit/readme", b"not kept"),
-)
+def by_login(name: str, inner: str, body: bytes) -> Archive:
+    source = "https://example.org/downloads/ (login)"
+    return Archive(name, (), len(body), md5(body), (Part(inner, inner),), 1000, source)
 
 
-@pytest.mark.parametrize("mode", ["w", "w:gz"])
-def test_the_inner_folder_is_unpacked_to_its_place(tmp_path, mode):
-    body = a_tar(tmp_path / "archive.tar", *GOOD, mode=mode)
-    obtain(archive(body=body), tmp_path)
-    assert (tmp_path / "VOC2012/JPEGImages/a.jpg").read_bytes() == b"jpeg"
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["VOC2012", "archive.tar"]
+def test_all_files_that_are_missing_are_named_after_the_others_were_obtained(server, tmp_path):
+    left, fine = zip_of(IMAGES), zip_of(LABELS)
+    wanted = (
+        by_login("left.zip", "left", left), archive(server.url(NAME)),
+        by_login("fine.zip", "fine", fine),
+    )  # fmt: skip
+    with pytest.raises(PlaceByHand) as caught:
+        obtain_all(wanted, tmp_path, pauses=())
+    first, second = str(caught.value).splitlines()
+    for line, name, inner in ((first, "left.zip", "left"), (second, "fine.zip", "fine")):
+        assert line.startswith(f"{name}: get it from https://example.org/downloads/ (login)")
+        assert f"put it at {tmp_path / name}" in line and str(tmp_path / inner) in line
+    assert (tmp_path / NAME).read_bytes() == BODY
+
+    (tmp_path / "left.zip").write_bytes(left)  # one as it was published
+    (tmp_path / "fine").mkdir()  # the other as somebody unpacked it
+    (tmp_path / "fine" / "a.png").write_bytes(b"fine")
+    obtain_all(wanted, tmp_path, pauses=())
+    assert (tmp_path / "left" / "a.png").read_bytes() == b"left"
+    assert not (tmp_path / "license.txt").exists()
+
+
+def test_what_is_not_needed_is_tried_once_and_its_absence_is_no_failure(server, tmp_path):
+    wanted = (archive(server.url(NAME)), Archive("names", (server.url("names"),), 9, None))
+    optional = (wanted[0], replace(wanted[1], needed=False))
+    obtain_all(optional, tmp_path, pauses=QUICK)
+    obtain_all(optional, tmp_path, pauses=QUICK)
+    assert server.asked == [(NAME, None), ("names", None)]
+    with pytest.raises(PlaceByHand, match="names cannot be downloaded"):
+        obtain_all(wanted, tmp_path, pauses=QUICK)
 
 
 def test_what_is_unpacked_is_left_alone(server, tmp_path):
-    (tmp_path / "VOC2012").mkdir()
-    obtain(archive(server.url), tmp_path)
-    assert server.asked == [] and list((tmp_path / "VOC2012").iterdir()) == []
+    wanted = voc2007(server)[0]
+    tell_tale = tmp_path / "VOC2007/ImageSets/Main/trainval.txt"
+    tell_tale.parent.mkdir(parents=True)
+    tell_tale.write_bytes(b"by hand")
+    obtain(wanted, tmp_path)
+    assert server.asked == [] and tree_of(tmp_path) == {
+        "VOC2007/ImageSets/Main/trainval.txt": b"by hand"
+    }
+    assert [path.name for path in tmp_path.iterdir()] == ["VOC2007"]  # not even a lock
 
 
-def test_an_interrupted_unpacking_is_not_trusted(tmp_path):
-    body = a_tar(tmp_path / "archive.tar", *GOOD, mode="w")
-    left = tmp_path / ".archive.tar.unpacking" / "kit" / "VOC2012" / "JPEGImages"
-    left.mkdir(parents=True)
-    (left / "a.jpg").write_bytes(b"jp")  # half a file
-    obtain(archive(body=body), tmp_path)
-    assert (tmp_path / "VOC2012/JPEGImages/a.jpg").read_bytes() == b"jpeg"
-    assert not left.exists()
+# --- room and company -----------------------------------------------------------------------------
+def test_a_full_disk_is_told_before_anything_is_loaded(server, tmp_path):
+    wanted = replace(archive(server.url(NAME)), size=10**18, parts=(Part("a", "a"),))
+    with pytest.raises(BadInput, match=r"2000000000\.00 GB") as caught:
+        obtain(wanted, tmp_path, pauses=())
+    assert str(tmp_path) in str(caught.value) and NAME in str(caught.value)
+    assert server.asked == []
 
 
-def a_link(name: str, target: str, kind: bytes) -> tarfile.TarInfo:
-    info = tarfile.TarInfo(name)
-    info.type, info.linkname = kind, target
-    return info
+def test_what_has_arrived_needs_no_more_room(server, tmp_path, monkeypatch):
+    (tmp_path / "archive.tar.partial").write_bytes(BODY[:-10])
+    usage = unpacking.shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(unpacking.shutil, "disk_usage", lambda _: usage._replace(free=10))
+    obtain(archive(server.url(NAME)), tmp_path, pauses=())
+    (tmp_path / NAME).unlink()
+    with pytest.raises(BadInput, match="GB are free there"):
+        obtain(archive(server.url(NAME)), tmp_path, pauses=())
 
 
-@pytest.mark.parametrize(
-    "hostile",
-    [
-        ("../evil", b"x"),
-        ("kit/VOC2012/../../../evil", b"x"),
-        ("/evil", b"x"),
-        a_link("kit/VOC2012/link", "../../../evil", tarfile.SYMTYPE),
-        a_link("kit/VOC2012/link", "/etc/hostname", tarfile.SYMTYPE),
-        a_link("kit/VOC2012/link", "../../evil", tarfile.LNKTYPE),
-        a_link("kit/VOC2012/null", "", tarfile.CHRTYPE),
-    ],
-    ids=lambda member: member.name if isinstance(member, tarfile.TarInfo) else member[0],
-)
-def test_an_archive_that_reaches_out_is_refused(tmp_path, hostile):
-    folder = tmp_path / "raw"
-    folder.mkdir()
-    (tmp_path / "evil").write_bytes(b"mine")
-    a_tar(folder / "archive.tar", *GOOD, hostile, mode="w")
-    with pytest.raises(BadInput, match="cannot be unpacked"):
-        unpack(folder / "archive.tar", archive(), folder)
-    assert [p.name for p in folder.iterdir()] == ["archive.tar"]
-    assert (tmp_path / "evil").read_bytes() == b"mine"
+CHILD = """
+import os, shutil, signal, sys
+from pathlib import Path
+from pipeline.datasets.archives import Archive, Part
+from pipeline.datasets.download import obtain_all
+archives, folder, kill_at, count = eval(sys.argv[1]), Path(sys.argv[2]), sys.argv[3], 0
+def killing(real):
+    def call(*arguments):
+        global count
+        count += 1
+        if count == int(kill_at.split()[1]):
+            if real is shutil.copyfileobj:
+                arguments[1].write(b"half")
+                arguments[1].flush()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return real(*arguments)
+    return call
+if kill_at.startswith("copying"):
+    shutil.copyfileobj = killing(shutil.copyfileobj)
+if kill_at.startswith("renaming"):
+    os.replace = killing(os.replace)
+obtain_all(archives, folder, pauses=())
+"""
 
 
-@pytest.mark.parametrize("damage", ["cut", "no tar", "other content"])
-def test_a_damaged_archive_is_refused(tmp_path, damage):
-    path = tmp_path / "archive.tar"
-    data = a_tar(path, *GOOD, mode="w:gz")
-    if damage == "cut":
-        path.write_bytes(data[: len(data) // 2])
-    elif damage == "no tar":
-        path.write_bytes(BODY)
-    else:
-        a_tar(path, ("other/file", b"x"), mode="w")
-    with pytest.raises(BadInput, match="delete it and run again"):
-        unpack(path, archive(), tmp_path)
-    assert [p.name for p in tmp_path.iterdir()] == ["archive.tar"]
+@contextmanager
+def child(
+    archives: tuple[Archive, ...], folder: Path, kill_at: str = ""
+) -> Iterator[subprocess.Popen]:
+    """`obtain_all` in a process of its own, which kills itself at the n-th call of something."""
+    arguments = [sys.executable, "-c", CHILD, repr(archives), str(folder), kill_at]
+    with subprocess.Popen(arguments, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
 
 
-def test_the_published_archives_are_named_as_published():
-    for known in (VOC2012, SBD):
-        assert re.fullmatch(r"[0-9a-f]{32}", known.md5)
-        assert all(url.endswith("/" + known.name) for url in known.urls)
-        assert known.inner.endswith(known.place)
+TRAINVAL = {
+    "VOCdevkit/": None,
+    "VOCdevkit/VOC2007/ImageSets/Main/trainval.txt": b"000005\n",
+    "VOCdevkit/VOC2007/JPEGImages/000005.jpg": BODY[:200_000],
+    "VOCdevkit/VOC2007/Annotations/000005.xml": b"<annotation/>",
+}
+TEST = {
+    "VOCdevkit/VOC2007/ImageSets/Main/test.txt": b"000001\n",
+    "VOCdevkit/VOC2007/JPEGImages/000001.jpg": BODY[200_000:400_000],
+    "VOCdevkit/VOC2007/Annotations/000001.xml": b"<annotation></annotation>",
+}
+BOTH = {k.removeprefix("VOCdevkit/"): v for k, v in (TRAINVAL | TEST).items() if v is not None}
+
+
+def voc2007(server: FileServer) -> tuple[Archive, ...]:
+    """The two archives of VOC2007 in small, served."""
+    archives = []
+    for split, content in (("trainval", TRAINVAL), ("test", TEST)):
+        name = f"VOC{split}.tar"
+        body = server.files[name] = tar_of(content)
+        part = Part("VOCdevkit/VOC2007", "VOC2007", f"VOC2007/ImageSets/Main/{split}.txt")
+        archives.append(Archive(name, (server.url(name),), len(body), md5(body), (part,)))
+    return tuple(archives)
+
+
+def voc2007_there(folder: Path) -> bool:
+    tree = tree_of(folder)
+    return {name: data for name, data in tree.items() if name.startswith("VOC2007/")} == BOTH
+
+
+def test_two_archives_fill_one_folder(server, tmp_path):
+    archives = voc2007(server)
+    obtain_all(archives, tmp_path, pauses=())
+    assert voc2007_there(tmp_path)
+    asked = list(server.asked)
+    obtain_all(archives, tmp_path, pauses=())
+    assert server.asked == asked == [("VOCtrainval.tar", None), ("VOCtest.tar", None)]
+
+
+def test_one_process_at_a_time_works_in_a_folder(server, tmp_path):
+    archives = voc2007(server)
+    server.answers["VOCtrainval.tar"] = [Answer(cut=1000, hold=True)]
+    with child(archives, tmp_path) as first:
+        assert server.held.wait(30)
+        with pytest.raises(BadInput, match=f"process {first.pid} is at work there"):
+            obtain_all(archives, tmp_path, pauses=())
+        server.go_on.set()
+        assert first.wait(30) == 0, first.stderr.read()
+    assert voc2007_there(tmp_path)
+
+
+# --- killed ---------------------------------------------------------------------------------------
+@pytest.mark.parametrize("cut", [1, 100_000, 204_799])
+def test_killed_while_bytes_arrive_it_goes_on_from_there(server, tmp_path, cut):
+    archives = voc2007(server)
+    server.answers["VOCtrainval.tar"] = [Answer(cut=cut, hold=True)]
+    with child(archives, tmp_path) as process:
+        assert server.held.wait(30)
+        partial = tmp_path / "VOCtrainval.tar.partial"
+        while not (partial.exists() and partial.stat().st_size == cut):
+            assert process.poll() is None, process.stderr.read()
+            time.sleep(0.01)
+        os.kill(process.pid, signal.SIGKILL)
+        assert process.wait(30) == -signal.SIGKILL
+    assert not (tmp_path / "VOC2007").exists()
+    obtain_all(archives, tmp_path, pauses=())
+    assert server.ranges_of("VOCtrainval.tar") == [None, f"bytes={cut}-"]
+    assert voc2007_there(tmp_path)
+
+
+MOMENTS = [
+    *(f"copying {n}" for n in (1, 2, 3, 4, 6)),  # in the middle of a member, of either archive
+    *(f"renaming {n}" for n in (1, 2, 3, 4, 5, 6)),  # downloads to their names, parts to theirs
+]
+
+
+@pytest.mark.parametrize("moment", MOMENTS)
+def test_killed_while_it_unpacks_it_ends_the_same(server, tmp_path, moment):
+    archives = voc2007(server)
+    with child(archives, tmp_path, moment) as process:
+        assert process.wait(30) == -signal.SIGKILL, process.stderr.read()
+    there = [one.is_there(tmp_path) for one in archives]
+    assert there != [True, True]
+    for content, complete in zip((TRAINVAL, TEST), there, strict=True):
+        files = {k.removeprefix("VOCdevkit/"): v for k, v in content.items() if v}
+        assert not complete or files.items() <= tree_of(tmp_path).items()
+    obtain_all(archives, tmp_path, pauses=())
+    assert voc2007_there(tmp_path)
+    assert not list(tmp_path.glob(".*unpacking")) and not list(tmp_path.glob("*.partial"))
+    whole = [name for name, wanted in server.asked if wanted is None]
+    assert whole == ["VOCtrainval.tar", "VOCtest.tar"]  # nothing was loaded twice

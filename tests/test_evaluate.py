@@ -31,7 +31,7 @@ def project(tmp_path):
     prepared = tmp_path / "data/prepared/sample"
     rows, maps = [], []
     for image_id, truth in TRUTH.items():
-        row = {"image_id": image_id, "source": "voc", "path": f"{image_id}.jpg", "height": 1}
+        row = {"image_id": image_id, "source": "voc", "path": f"sample/{image_id}.jpg", "height": 1}
         row |= {"width": 1, "has_masks": True, "has_boxes": True}
         rows += [row | {"split": s} for s in (["val", "train"] if image_id == "a" else ["val"])]
         png = encode_index_png(np.array(truth, np.uint8))

@@ -3,6 +3,9 @@
 import hashlib
 import json
 import os
+import shutil
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -11,10 +14,12 @@ import pytest
 
 from pipeline.boxes import iou, tight_box
 from pipeline.categories import SAMPLE, VOC
-from pipeline.datasets import download, places
+from pipeline.datasets import places
+from pipeline.datasets.archives import ARCHIVES
 from pipeline.datasets.form import AnnotatedObject, Sample
 from pipeline.datasets.prepared import Prepared, write_prepared
 from pipeline.datasets.sample import draw, image_id
+from pipeline.datasets.tree import ImageFiles, Problems, Tree
 from pipeline.errors import BadInput, PlaceByHand
 from pipeline.masks import decode_rle
 from pipeline.params import SECTIONS, load_params
@@ -108,7 +113,7 @@ def test_rows_tell_whose_masks_and_where_the_image_is(root):
     images = Prepared(root, "sample").images
     rows = images[images["split"] == "train_aug"]
     assert rows["source"].tolist() == ["voc"] * 3 + ["sbd"] * 2
-    assert rows["path"].iloc[0] == f"VOC2012/JPEGImages/{image_id('train', 0)}.jpg"
+    assert rows["path"].iloc[0] == f"sample/VOC2012/JPEGImages/{image_id('train', 0)}.jpg"
     assert rows[["height", "width"]].drop_duplicates().to_numpy().tolist() == [[128, 160]]
     assert rows["has_masks"].all() and rows["has_boxes"].all()
 
@@ -144,7 +149,7 @@ def test_the_manifest_lists_files_with_size_and_digest(root):
     # per image: JPEG, XML, two masks; 3 + 1 lists of VOC, 2 of SBD
     assert len(manifest["files"]) == 8 * 4 + 6
     for name, entry in manifest["files"].items():
-        data = (root / "data/raw/sample" / name).read_bytes()
+        data = (root / "data/raw" / name).read_bytes()
         assert entry == {"size": len(data), "sha256": hashlib.sha256(data).hexdigest()}
 
 
@@ -201,13 +206,27 @@ def test_a_link_is_never_written_through(tmp_path):
     assert (mine / "thesis.txt").read_text() == "years of work"
 
 
+def dots(ids: list[str]) -> Tree:
+    return Tree(
+        categories=("background", "dot"),
+        splits={"all": ids},
+        official={},
+        lists={},
+        files_of=lambda name: ImageFiles({}),
+        record=str,
+        read=a_dot,
+    )
+
+
 def test_label_maps_go_on_in_further_parts(tmp_path, monkeypatch):
-    monkeypatch.setattr("pipeline.datasets.prepared.MAPS_PER_PART", 2)
+    monkeypatch.setattr("pipeline.datasets.prepared.IMAGES_PER_PART", 2)
+    ids = ["b", "a", "c", "d", "e"]
+    write_prepared(tmp_path / "work", dots(ids))
     folder = tmp_path / "data" / "prepared" / "dots"
-    write_prepared(folder, a_dot, {"all": ["b", "a", "c", "d", "e"]}, ("background", "dot"))
+    shutil.copytree(tmp_path / "work" / "prepared", folder)
     assert len(list((folder / "semantic").iterdir())) == 3
     prepared = Prepared(tmp_path, "dots")
-    assert prepared.ids("all") == ["b", "a", "c", "d", "e"]
+    assert prepared.ids("all") == ids
     for name in "abcde":
         np.testing.assert_array_equal(prepared.label_map(name), a_dot(name).label_map)
     assert prepared.objects("a")["mask_rle"].tolist() == [None]
@@ -216,13 +235,48 @@ def test_label_maps_go_on_in_further_parts(tmp_path, monkeypatch):
     assert rows["has_boxes"].to_dict() == {"a": True, "b": False, "c": True, "d": True, "e": True}
 
 
-def a_dot(name: str) -> Sample:
+def test_a_broken_preparation_goes_on_with_the_parts_it_has(tmp_path, monkeypatch):
+    monkeypatch.setattr("pipeline.datasets.prepared.IMAGES_PER_PART", 2)
+    monkeypatch.setattr("pipeline.datasets.prepared.processors", lambda: 1)
+    read: list[str] = []
+
+    def until(last: str, record: str, problems: Problems) -> Sample:
+        read.append(record)
+        if record == last:
+            raise KeyboardInterrupt
+        return a_dot(record)
+
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    write_prepared(whole, dots(list("abcde")))
+    with pytest.raises(KeyboardInterrupt):
+        write_prepared(broken, replace(dots(list("abcde")), read=partial(until, "d")))
+    write_prepared(broken, replace(dots(list("abcde")), read=partial(until, "")))
+    assert read == list("abcd") + list("cde")
+    assert contents(broken / "prepared") == contents(whole / "prepared")
+
+
+def test_several_processes_write_the_same_bytes(tmp_path, monkeypatch):
+    write_prepared(tmp_path / "one", dots(list("abcde")))
+    monkeypatch.setattr("pipeline.datasets.prepared.IMAGES_PER_PART", 3)
+    monkeypatch.setattr("pipeline.datasets.prepared.processors", lambda: 1)
+    write_prepared(tmp_path / "parts", dots(list("abcde")))
+    monkeypatch.setattr("pipeline.datasets.prepared.processors", lambda: 2)
+    write_prepared(tmp_path / "processes", dots(list("abcde")))
+    assert contents(tmp_path / "parts/prepared") == contents(tmp_path / "processes/prepared")
+    tables = [
+        pd.read_parquet(tmp_path / name / "prepared/instances.parquet")
+        for name in ("one", "processes")
+    ]
+    pd.testing.assert_frame_equal(*tables)
+
+
+def a_dot(name: str, problems: Problems | None = None) -> Sample:
     """A 1x5 image with one pixel of category 1; that of b has no boxes."""
     label_map = np.array([[name == other for other in "abcde"]], np.uint8)
     place = "abcde".index(name)
-    dot = AnnotatedObject(1, (place, 0, place + 1, 1), difficult=False, crowd=False, mask=None)
+    dot = AnnotatedObject(1, (place, 0, place + 1, 1), False, False, None)
     objects = None if name == "b" else (dot,)
-    return Sample(name, f"{name}.png", np.zeros((1, 5, 3), np.uint8), "voc", label_map, objects)
+    return Sample(name, f"dots/{name}.png", (1, 5), "voc", label_map, objects)
 
 
 # --- VOC2012 --------------------------------------------------------------------------------------
@@ -257,23 +311,22 @@ def test_a_real_copy_is_used_where_it_lies_and_left_as_it_was(tmp_path, monkeypa
 
 def test_what_is_not_there_is_downloaded(tmp_path, monkeypatch):
     asked = []
-    monkeypatch.setattr(fetch_module, "obtain", lambda *given: asked.append(given))
+    monkeypatch.setattr(fetch_module, "obtain_all", lambda *given: asked.append(given))
     root = project(tmp_path, "{voc2012: {kind: voc2012}}")
-    with pytest.raises(BadInput, match="Unpack VOCtrainval_11-May-2012.tar"):
+    with pytest.raises(BadInput, match="unpack VOCtrainval_11-May-2012.tar"):
         run(fetch, root, "voc2012")
-    raw = root / "data" / "raw"
-    assert asked == [(download.VOC2012, raw / "voc2012"), (download.SBD, raw / "sbd")]
+    assert asked == [(ARCHIVES["voc2012"], root / "data/raw/voc2012")]
 
 
 def test_a_told_copy_without_sbd_downloads_sbd_only(fetched, monkeypatch):
-    def no_network(archive, folder):
-        raise PlaceByHand(archive.name)
+    def no_network(archives, folder):
+        raise PlaceByHand(archives[0].name)
 
     base = fetched / "data/raw/sample"
     os.rename(base / "benchmark_RELEASE", fetched / "elsewhere")
     project(fetched, "{voc2012: {kind: voc2012}}")
     monkeypatch.setenv("PIPELINE_DATA_VOC2012", str(base))
-    monkeypatch.setattr(fetch_module, "obtain", no_network)
+    monkeypatch.setattr(fetch_module, "obtain_all", no_network)
     with pytest.raises(PlaceByHand, match="benchmark.tgz"):
         run(fetch, fetched, "voc2012")
     (fetched / "data/raw/sbd").mkdir()

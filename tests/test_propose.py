@@ -60,7 +60,7 @@ def project(tmp_path, monkeypatch):
     rows = []
     for number, image_id in enumerate(IDS):
         Image.fromarray(picture(number)).save(images / f"{image_id}.png")
-        row = {"image_id": image_id, "source": "voc", "path": f"JPEGImages/{image_id}.png"}
+        row = {"image_id": image_id, "source": "voc", "path": f"drawn/JPEGImages/{image_id}.png"}
         row |= {"height": 24, "width": 32, "has_masks": True, "has_boxes": True}
         splits = ["val"] if image_id == "a" else ["train", "train_aug"]
         rows += [row | {"split": split} for split in splits]

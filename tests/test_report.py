@@ -437,7 +437,13 @@ def write_files(root, *, proposals):
         Image.fromarray(rng.integers(0, 256, (12, 16, 3), np.uint8)).save(
             root / f"data/raw/sample/{i}.png"
         )
-        same = {"image_id": i, "source": "voc", "path": f"{i}.png", "height": 12, "width": 16}
+        same = {
+            "image_id": i,
+            "source": "voc",
+            "path": f"sample/{i}.png",
+            "height": 12,
+            "width": 16,
+        }
         same |= {"has_masks": True, "has_boxes": True}
         rows += [same | {"split": split} for split in ("val", "train_aug")]
         maps.append({"image_id": i, "png": encode_index_png(label_map)})

@@ -1,5 +1,6 @@
 """Views of images and label maps: where each pixel comes from."""
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -63,6 +64,36 @@ def test_flips_are_exact_and_all_of_them_occur():
             assert np.array_equal(flips[name](label_map), labels)
             seen.add(name)
         assert seen == expected
+
+
+def test_the_flip_of_a_view_is_the_view_of_the_flip():
+    image, label_map = noise(61, 83)
+    for seed in range(30):
+        still, moved = (
+            random_view(image, label_map, Augmentation((48, 64), (0.5, 1.5), flip), rng(seed))
+            for flip in ("none", "both")
+        )
+        matrix = draw_view((61, 83), Augmentation((48, 64), (0.5, 1.5), "both"), rng(seed))
+        x, y = np.sign(np.diag(matrix)).astype(int)
+        mirrored = [array[::y, ::x] for array in still]
+        assert np.abs(mirrored[0].astype(int) - moved[0]).max() <= 1  # uint8 rounds
+        assert np.array_equal(mirrored[1], moved[1])
+
+
+def test_four_channels_are_warped_to_the_same_bits_as_three():
+    image, label_map = noise(61, 83)
+    augmentation = Augmentation((48, 64), (0.5, 1.5), "both")
+    for seed in range(30):
+        view, _ = random_view(image, label_map, augmentation, rng(seed))
+        expected = cv2.warpAffine(
+            image,
+            draw_view((61, 83), augmentation, rng(seed)),
+            (64, 48),
+            flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
+            borderMode=cv2.BORDER_CONSTANT,
+            borderValue=PADDING,
+        )
+        assert np.array_equal(view, expected)
 
 
 def test_a_crop_at_scale_one_is_a_part_of_the_image_anywhere():

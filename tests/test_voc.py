@@ -12,10 +12,15 @@ from PIL import Image
 from scipy.io import savemat
 
 from pipeline.categories import SAMPLE, VOC
-from pipeline.datasets import voc
-from pipeline.datasets.form import AnnotatedObject
+from pipeline.datasets import lists, voc
+from pipeline.datasets.form import AnnotatedObject, Sample
+from pipeline.datasets.readers import open_dataset, places
 from pipeline.datasets.sample import draw, image_id, write_sample
-from pipeline.errors import BadInput
+from pipeline.datasets.tree import Place, Problems, Tree
+from pipeline.errors import BadFile, BadInput
+from pipeline.masks import decode_rle, encode_rle
+from pipeline.params import SampleDataset
+from pipeline.stages.fetch import listed_files
 
 SHARED = Path(__file__).resolve().parents[1].parent / "shared"
 DEVKIT = SHARED / "real" / "VOCdevkit"
@@ -44,12 +49,26 @@ def project(drawn, tmp_path) -> Path:
     return Path(shutil.copytree(drawn, tmp_path / "project"))
 
 
-def read(root: Path, image_id: str):
-    return voc.read_sample(voc.open_tree(root, "sample"), SAMPLE, image_id)
+def open_tree(root: Path, sbd: Path | None = None, *, collect: bool = False) -> Tree:
+    return voc.open_tree(
+        Place("sample", root / "data" / "raw" / "sample"),
+        Problems(collect=collect),
+        sbd_place=sbd and Place("sbd", sbd),
+        categories=SAMPLE,
+    )
+
+
+def read(root: Path, image_id: str, problems: Problems | None = None) -> Sample:
+    tree = open_tree(root)
+    return tree.read(tree.record(image_id), problems or Problems(collect=False))
+
+
+def mask_of(o: AnnotatedObject) -> np.ndarray | None:
+    return None if o.mask_rle is None else decode_rle(o.mask_rle, 128, 160)
 
 
 def test_train_aug_is_all_but_val(drawn):
-    splits = voc.open_tree(drawn, "sample").splits
+    splits = open_tree(drawn).splits
     train, extra = [image_id("train", i) for i in range(3)], [image_id("extra", i) for i in (0, 1)]
     assert splits["train"] == train
     assert splits["val"] == [image_id("val", i) for i in range(3)]
@@ -77,20 +96,26 @@ def test_objects_carry_their_boxes_and_masks(drawn, split, index):
     assert [o.category for o in sample.objects] == truth.categories.tolist()
     assert [list(o.box) for o in sample.objects] == truth.boxes.tolist()
     for number, o in enumerate(sample.objects, start=1):
-        np.testing.assert_array_equal(o.mask, numbers == number)
+        np.testing.assert_array_equal(mask_of(o), numbers == number)
+
+
+def leave_without_boxes(project: Path, image_id: str) -> None:
+    voc2012 = project / "data/raw/sample/VOC2012"
+    (voc2012 / "Annotations" / f"{image_id}.xml").unlink()
+    with_boxes = voc2012 / "ImageSets/Main/trainval.txt"
+    with_boxes.write_text(with_boxes.read_text().replace(f"{image_id}\n", ""))
 
 
 def test_an_image_without_xml_has_the_boxes_of_its_masks(project):
-    (project / "data/raw/sample/VOC2012/Annotations" / f"{EXTRA0}.xml").unlink()
+    leave_without_boxes(project, EXTRA0)
     sample, truth = read(project, EXTRA0), draw("extra", 0)
     assert [list(o.box) for o in sample.objects] == truth.boxes.tolist()
     assert [o.category for o in sample.objects] == truth.categories.tolist()
 
 
 def test_an_image_without_xml_and_object_masks_is_not_annotated(project):
-    base = project / "data/raw/sample"
-    (base / "VOC2012/Annotations" / f"{EXTRA0}.xml").unlink()
-    (base / SBD / "inst" / f"{EXTRA0}.mat").unlink()
+    leave_without_boxes(project, EXTRA0)
+    shutil.rmtree(project / "data/raw/sample" / SBD / "inst")
     assert read(project, EXTRA0).objects is None
 
 
@@ -106,35 +131,40 @@ def test_png_masks_stand_in_for_sbd(project):
         f"/JPEGImages/{EXTRA0}.jpg /SegmentationClassAug/{EXTRA0}.png\n\n{TRAIN0}\n{VAL0}\n"
     )
     shutil.rmtree(base / "benchmark_RELEASE")
-    tree = voc.open_tree(project, "sample")
+    tree = open_tree(project)
     assert tree.splits["train_aug"] == [*tree.splits["train"], EXTRA0]  # nothing of val
     sample = read(project, EXTRA0)
     np.testing.assert_array_equal(sample.label_map, labels)
     assert sample.source == "sbd"
-    assert [o.mask for o in sample.objects] == [None] * len(truth.categories)
-    assert voc.place(tree, voc.published_name(tree, aug)) == aug
+    assert [o.mask_rle for o in sample.objects] == [None] * len(truth.categories)
+    name = f"sample/VOC2012/SegmentationClassAug/{EXTRA0}.png"
+    assert listed_files(tree, "sample")[name] == aug / f"{EXTRA0}.png"
 
 
-def test_sbd_may_lie_in_a_place_of_its_own(project, monkeypatch, tmp_path):
+def test_sbd_may_lie_in_a_place_of_its_own(project, tmp_path):
     (tmp_path / "elsewhere").mkdir()
     shutil.move(project / "data/raw/sample/benchmark_RELEASE", tmp_path / "elsewhere")
-    with pytest.raises(BadInput, match="PIPELINE_DATA_SBD"):
-        voc.open_tree(project, "sample")
-    monkeypatch.setenv("PIPELINE_DATA_SBD", str(tmp_path / "elsewhere"))
-    tree = voc.open_tree(project, "sample")
-    assert read(project, EXTRA0).source == "sbd"
-    names = [voc.published_name(tree, path) for path in voc.files(tree)]
-    assert names == sorted(names) and f"{SBD}/cls/{EXTRA0}.mat" in names
-    assert [voc.place(tree, name) for name in names] == voc.files(tree)
+    without = open_tree(project)
+    assert "train_aug" not in without.splits and "no train_aug" in without.notes[0]
+    tree = open_tree(project, tmp_path / "elsewhere")
+    assert tree.record(EXTRA0).source == "sbd"
+    files = listed_files(tree, "sample")
+    assert list(files) == sorted(files)
+    assert files[f"sbd/{SBD}/cls/{EXTRA0}.mat"].is_relative_to(tmp_path / "elsewhere")
+
+
+def open_sample(root: Path) -> Tree:
+    entry = SampleDataset("sample", train=3, extra=2, val=3)
+    return open_dataset("sample", entry, places(root, "sample", entry), Problems(collect=False))
 
 
 def test_places_are_told_in_local_yaml_too(project, monkeypatch):
-    moved = shutil.move(project / "data/raw/sample", project / "mine")
+    moved = Path(shutil.move(project / "data/raw/sample", project / "mine"))
     (project / "local.yaml").write_text("data: {sample: mine}\n")
-    assert voc.open_tree(project, "sample").voc == Path(moved) / "VOC2012"
+    assert open_sample(project).record(VAL0).image.is_relative_to(moved)
     (project / "local.yaml").write_text("# nothing told\n")
-    with pytest.raises(BadInput, match="Unpack"):
-        voc.open_tree(project, "sample")
+    with pytest.raises(BadInput, match="unpack"):
+        open_sample(project)
     wrong = {
         "data: {sample: 3}": "write places as",
         "data: {sample: nowhere}": "no folder",
@@ -143,9 +173,9 @@ def test_places_are_told_in_local_yaml_too(project, monkeypatch):
     for text, said in wrong.items():
         (project / "local.yaml").write_text(text)
         with pytest.raises(BadInput, match=said):
-            voc.open_tree(project, "sample")
+            open_sample(project)
     monkeypatch.setenv("PIPELINE_DATA_SAMPLE", str(moved))  # goes before local.yaml
-    assert voc.open_tree(project, "sample").voc == Path(moved) / "VOC2012"
+    assert open_sample(project).record(VAL0).image.is_relative_to(moved)
 
 
 def test_a_devkit_in_between_is_named(project):
@@ -153,7 +183,7 @@ def test_a_devkit_in_between_is_named(project):
     (base / "VOCdevkit").mkdir()
     shutil.move(base / "VOC2012", base / "VOCdevkit")
     with pytest.raises(BadInput, match=r"it is in VOCdevkit/ there.*PIPELINE_DATA_SAMPLE"):
-        voc.open_tree(project, "sample")
+        open_tree(project)
 
 
 # --- what is refused ------------------------------------------------------------------------------
@@ -272,7 +302,7 @@ DAMAGES: dict[str, tuple[str, Callable[[Path], object], str]] = {
     "a number as a cls file": (
         f"{SBD}/cls/{EXTRA0}.mat",
         lambda p: savemat(p, {"GTcls": 3.0}),
-        "no map",
+        "no struct",
     ),
     "labels beyond a byte": (
         f"{SBD}/cls/{EXTRA0}.mat",
@@ -298,9 +328,16 @@ def test_damage_is_named_with_its_file(project, name):
     file, damage, said = DAMAGES[name]
     path = project / "data/raw/sample" / file
     damage(path)
-    with pytest.raises(BadInput, match=said) as caught:
+    with pytest.raises(BadFile, match=said) as caught:
         read(project, path.stem)
-    assert str(path) in str(caught.value)
+    assert caught.value.path == path
+    problems = Problems(collect=True)
+    if path.suffix == ".jpg":  # without its image nothing else can be checked
+        with pytest.raises(BadFile):
+            read(project, path.stem, problems)
+    else:
+        read(project, path.stem, problems)
+        assert [(f.path, f.problem) for f in problems.found] == [(path, caught.value.problem)]
 
 
 @pytest.mark.parametrize(
@@ -308,7 +345,10 @@ def test_damage_is_named_with_its_file(project, name):
     [
         ("VOC2012/ImageSets/Segmentation/val.txt", None, "incomplete"),
         ("VOC2012/ImageSets/Segmentation/val.txt", b"../..\n", "no image id"),
-        ("VOC2012/ImageSets/Segmentation/val.txt", b"\xff\xfe\x00", "not a text file"),
+        ("VOC2012/ImageSets/Segmentation/val.txt", b"a\nb\na\n", "line 3: a again"),
+        ("VOC2012/ImageSets/Segmentation/val.txt", b"JPEGImages/a\n", "no image id"),
+        ("VOC2012/ImageSets/Segmentation/val.txt", b"\n", "no image in it"),
+        ("VOC2012/ImageSets/Segmentation/val.txt", b"\xff\xfe\x00", "not a readable list"),
         (f"{SBD}/train.txt", None, "incomplete"),
     ],
 )
@@ -319,8 +359,8 @@ def test_bad_lists_are_named(project, list_name, content, said):
     else:
         path.write_bytes(content)
     with pytest.raises(BadInput, match=said) as caught:
-        voc.open_tree(project, "sample")
-    assert str(path) in str(caught.value)
+        open_tree(project)
+    assert caught.value.path == path
 
 
 def test_a_half_copied_tree_is_counted(project):
@@ -328,19 +368,19 @@ def test_a_half_copied_tree_is_counted(project):
     for name in (EXTRA0, TRAIN0, TRAIN1, VAL0):
         (base / "VOC2012/JPEGImages" / f"{name}.jpg").unlink()
     (base / "VOC2012/Annotations" / f"{VAL0}.xml").unlink()  # listed in ImageSets/Main
-    with pytest.raises(BadInput, match=rf"5 files .* missing: VOC2012/JPEGImages/{TRAIN0}.jpg, "):
-        voc.files(voc.open_tree(project, "sample"))
+    with pytest.raises(BadInput, match=rf"5 files .* missing: .*/JPEGImages/{TRAIN0}.jpg, "):
+        listed_files(open_tree(project), "sample")
 
 
 # --- by hand --------------------------------------------------------------------------------------
 def an_object(category: int, *box: int) -> AnnotatedObject:
-    return AnnotatedObject(category, box, difficult=False, crowd=False, mask=None)
+    return AnnotatedObject(category, box, difficult=False, crowd=False, mask_rle=None)
 
 
-def a_mask(x0: int, y0: int, x1: int, y1: int) -> np.ndarray:
+def a_mask(x0: int, y0: int, x1: int, y1: int) -> str:
     mask = np.zeros((10, 10), bool)
     mask[y0:y1, x0:x1] = True
-    return mask
+    return encode_rle(mask)
 
 
 def test_boxes_become_half_open_from_zero(tmp_path):
@@ -349,30 +389,31 @@ def test_boxes_become_half_open_from_zero(tmp_path):
         "<xmin>1</xmin><ymin>2.4</ymin><ymax>2.6</ymax></bndbox>"
         "<part><name>head</name><bndbox><xmin>9</xmin></bndbox></part></object></annotation>"
     )
-    (cat,) = voc.read_boxes(tmp_path / "a.xml", (3, 4), VOC)
+    (cat,) = voc.read_boxes(tmp_path / "a.xml", (3, 4), VOC, Problems(collect=False))
     assert cat.box == (0, 1, 4, 3) and VOC[cat.category] == "cat" and cat.difficult
 
 
 def test_each_object_takes_the_nearest_mask_of_its_kind():
     objects = [an_object(1, 0, 0, 4, 4), an_object(1, 0, 0, 4, 8), an_object(2, 0, 0, 4, 4)]
     masks = [(1, a_mask(0, 0, 4, 7)), (1, a_mask(0, 0, 4, 3))]
-    first, second, third = voc.join(objects, masks)
-    np.testing.assert_array_equal(first.mask, masks[1][1])  # 12 / 16, though 16 / 28 fits too
-    np.testing.assert_array_equal(second.mask, masks[0][1])
-    assert third.mask is None
+    first, second, third = voc.join(objects, masks, (10, 10))
+    assert first.mask_rle == masks[1][1]  # 12 / 16, though 16 / 28 fits too
+    assert second.mask_rle == masks[0][1]
+    assert third.mask_rle is None
 
 
 def test_half_the_union_is_the_least_overlap_that_joins():
     half, less = (1, a_mask(0, 0, 4, 2)), (1, a_mask(0, 0, 7, 1))
-    assert voc.join([an_object(1, 0, 0, 4, 4)], [half])[0].mask is not None  # 8 / 16
-    assert voc.join([an_object(1, 0, 0, 4, 4)], [less])[0].mask is None  # 4 / 19
-    assert voc.join([], [half]) == ()
+    box = an_object(1, 0, 0, 4, 4)
+    assert voc.join([box], [half], (10, 10))[0].mask_rle is not None  # 8 / 16
+    assert voc.join([box], [less], (10, 10))[0].mask_rle is None  # 4 / 19
+    assert voc.join([], [half], (10, 10)) == ()
 
 
 @pytest.mark.skipif(not LISTS.exists(), reason="the published lists are not here")
 def test_train_aug_has_10582_images_as_published():
     def ids(name: str) -> list[str]:
-        return voc.read_ids(LISTS / name)
+        return lists.read_ids(LISTS / name, Problems(collect=False))
 
     sbd = ids("mcg_gt_sets/SBD/train.txt") + ids("mcg_gt_sets/SBD/val.txt")
     made = voc.train_aug(ids("voc12/train.txt"), ids("voc12/val.txt"), sbd)
@@ -382,11 +423,11 @@ def test_train_aug_has_10582_images_as_published():
 
 # --- a real copy ----------------------------------------------------------------------------------
 @pytest.fixture
-def real(tmp_path, monkeypatch) -> voc.Tree:
+def real() -> Tree:
     if not DEVKIT.exists():
         pytest.skip("no real VOC images here")
-    monkeypatch.setenv("PIPELINE_DATA_VOC2012", str(DEVKIT))
-    return voc.open_tree(tmp_path, "voc2012")
+    place = Place("voc2012", DEVKIT)
+    return voc.open_tree(place, Problems(collect=False), sbd_place=None, categories=VOC)
 
 
 def test_a_real_copy_is_read_as_others_read_it(real):
@@ -395,10 +436,12 @@ def test_a_real_copy_is_read_as_others_read_it(real):
         "val": 47,
         "trainval": 72,
         "train_aug": 139,
+        "held_out": len(real.splits["held_out"]),
+        "val_rest": 47 - len(real.splits["held_out"]),
     }
     number_of_boxes = 0
-    for name in voc.all_ids(real):
-        sample = voc.read_sample(real, VOC, name)
+    for name in real.ids():
+        sample = real.read(real.record(name), Problems(collect=False))
         folder = "SegmentationClass" if sample.source == "voc" else "SegmentationClassAug"
         with Image.open(DEVKIT / "VOC2012" / folder / f"{name}.png") as labels:
             np.testing.assert_array_equal(sample.label_map, np.array(labels))
@@ -427,8 +470,31 @@ def boxes_by_hand(path: Path) -> list[tuple]:
     return found
 
 
-def test_a_folder_of_the_wrong_level_is_told_before_anything_is_downloaded(tmp_path, monkeypatch):
+def test_a_folder_of_the_wrong_level_is_told_before_anything_is_downloaded(tmp_path):
     (tmp_path / "devkit" / "VOC2012" / "ImageSets").mkdir(parents=True)
-    monkeypatch.setenv("PIPELINE_DATA_VOC2012", str(tmp_path / "devkit" / "VOC2012"))
     with pytest.raises(BadInput, match="this is VOC2012 itself: name the folder above"):
-        voc.find_lists(tmp_path, "voc2012")
+        voc.find_lists(Place("voc2012", tmp_path / "devkit" / "VOC2012"), 2012)
+
+
+# --- the published lists --------------------------------------------------------------------------
+def test_the_held_out_images_are_drawn_from_val_by_a_fixed_seed():
+    chosen = lists.published("dai2015_held_out")
+    assert len(set(chosen)) == 100 and chosen == sorted(chosen)
+    if LISTS.exists():
+        val = sorted(lists.read_ids(LISTS / "voc12/val.txt", Problems(collect=False)))
+        drawn = np.random.default_rng(2015).choice(len(val), 100, replace=False)
+        assert chosen == sorted(val[i] for i in drawn)
+
+
+def test_the_instance_lists_leak_into_train_aug_as_published():
+    train, val = (set(lists.published(f"sbd_instance_{name}")) for name in ("train", "val"))
+    assert (len(train), len(val), len(train & val)) == (5623, 5732, 0)
+    if LISTS.exists():
+        aug = set(lists.read_ids(LISTS / "voc12/train_aug.txt", Problems(collect=False)))
+        assert len(aug & val) == 4629
+
+
+def test_held_out_images_of_a_copy_are_apart_from_the_rest():
+    first = lists.published("dai2015_held_out")[0]
+    assert voc.held_out(["x", first, "y"]) == {"held_out": [first], "val_rest": ["x", "y"]}
+    assert voc.held_out(["x"]) == {}

@@ -1,191 +1,210 @@
-"""Downloads: continued where they broke off, checked, and unpacked whole or not at all."""
+"""Published files: downloaded, continued where they broke off, checked, and unpacked.
 
+`obtain_all` is what others call. A file arrives under another name (`.partial`) and gets its own
+when it is complete and has the published digest. However a run ends, the next one goes on from
+there. One process at a time works in a dataset's folder.
+"""
+
+import fcntl
 import hashlib
 import os
-import shutil
-import tarfile
+import sys
 import time
-import zlib
-from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
 
-import requests
 from tqdm import tqdm
 
-from pipeline.errors import BadInput, PlaceByHand
+from pipeline.datasets.archives import Archive
+from pipeline.datasets.transfer import Failed, Misfit, discard, fetch_rest, size_of
+from pipeline.datasets.unpacking import need_room, remove_unfinished, unpack
+from pipeline.errors import BadFile, BadInput, PlaceByHand
 
-PAUSES = (1.0, 5.0, 20.0)  # seconds before trying again; one try more than pauses
-PATIENCE = (10.0, 60.0)  # seconds to wait for a connection, for the next bytes
-CHUNK = 1 << 14  # bytes; when a connection breaks off, the last unfinished chunk is lost
-
-
-@dataclass(frozen=True)
-class Archive:
-    """A published archive, and what is kept of it."""
-
-    name: str
-    urls: tuple[str, ...]  # the same file in several places, best first
-    md5: str
-    inner: str  # the folder inside it that is kept
-    place: str  # where that folder goes, below the dataset's folder; there = completely unpacked
+PAUSES = (1.0, 5.0, 20.0)  # seconds before all addresses are tried again
 
 
-VOC2012 = Archive(
-    name="VOCtrainval_11-May-2012.tar",
-    urls=("http://host.robots.ox.ac.uk/pascal/VOC/voc2012/VOCtrainval_11-May-2012.tar",),
-    md5="6cd6e144f989b92b3379bac3b3de84fd",
-    inner="VOCdevkit/VOC2012",
-    place="VOC2012",
-)
-SBD = Archive(
-    name="benchmark.tgz",
-    urls=(
-        "http://www.eecs.berkeley.edu/Research/Projects/CS/vision/grouping/"
-        "semantic_contours/benchmark.tgz",
-    ),
-    md5="82b4d87ceb2ed10f6038a1cba92111cb",
-    inner="benchmark_RELEASE/dataset",
-    place="benchmark_RELEASE/dataset",
-)
+def obtain(archive: Archive, folder: Path, *, pauses: Sequence[float] = PAUSES) -> None:
+    """`obtain_all` of a single archive."""
+    obtain_all((archive,), folder, pauses=pauses)
 
 
-def obtain(archive: Archive, folder: Path) -> None:
-    """Have the archive's content below `folder`; nothing is done where it is there already.
+def obtain_all(
+    archives: Sequence[Archive], folder: Path, *, pauses: Sequence[float] = PAUSES
+) -> None:
+    """Have the contents of archives below `folder`; nothing is done for what is there already.
 
-    Raises:
-        PlaceByHand: no address can be reached; says which file goes where.
-        BadInput: the file is not the published one, or its content reaches out of its folder.
-    """
-    if (folder / archive.place).is_dir():
-        return
-    unpack(download(archive, folder), archive, folder)
-
-
-def download(archive: Archive, folder: Path, *, pauses: Sequence[float] = PAUSES) -> Path:
-    """The archive's file in `folder`, complete and with the published digest.
-
-    A file put there by hand is taken; one that broke off goes on from where it is.
+    What can be obtained is obtained before the rest is asked for. What is not needed is tried once
+    when something needed is missing.
 
     Args:
-        pauses: seconds to wait after each failed try of an address; progress starts them anew.
+        folder: the dataset's folder. Archives put there by hand are taken, and unpacked trees.
+        pauses: seconds to wait each time that no address gave anything.
 
     Raises:
-        PlaceByHand: no address can be reached; says which file goes where.
-        BadInput: the digest is not the published one.
+        PlaceByHand: files cannot be downloaded; says which, from where, to which paths.
+        BadInput: the disk has no room, another process is at work there, or a file is not the
+            published one.
     """
-    path, partial = folder / archive.name, folder / f"{archive.name}.partial"
+    missing = [archive for archive in archives if not archive.is_there(folder)]
+    if not any(archive.needed for archive in missing):
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    by_hand = []
+    with _lock(folder):
+        _need_room_for(missing, folder)
+        for archive in missing:
+            if archive.is_there(folder):  # it came with the one before
+                continue
+            try:
+                path = download(archive, folder, pauses=pauses if archive.needed else ())
+            except PlaceByHand as error:
+                if archive.needed:
+                    by_hand.append(str(error))
+                continue
+            if archive.parts:
+                unpack(path, archive, folder)
+    if by_hand:
+        raise PlaceByHand("\n".join(by_hand))
+
+
+def _need_room_for(archives: Sequence[Archive], folder: Path) -> None:
+    """Check that the disk has room for what is still to be downloaded and unpacked."""
+    size, names = 0, []
+    for archive in archives:
+        remove_unfinished(archive, folder)
+        path, partial = folder / archive.name, _partial(archive, folder)
+        if path.is_file():
+            size += archive.unpacked or archive.size
+        elif archive.urls:
+            size += max(0, archive.size - size_of(partial))
+            size += (archive.unpacked or archive.size) if archive.parts else 0
+        else:
+            continue
+        names.append(archive.name)
+    need_room(folder, size, f"{', '.join(names)} with what is unpacked from it")
+
+
+@contextmanager
+def _lock(folder: Path) -> Iterator[None]:
+    """Hold a dataset's folder; the system lets go of it however the process ends."""
+    with (folder / ".lock").open("a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            raise BadInput(
+                f"{folder}: process {file.read().strip()} is at work there; "
+                "wait until it has ended, or end it, and run again"
+            ) from None
+        file.truncate(0)
+        file.write(f"{os.getpid()}\n")
+        file.flush()
+        yield
+
+
+# --- one file -------------------------------------------------------------------------------------
+def download(archive: Archive, folder: Path, *, pauses: Sequence[float] = PAUSES) -> Path:
+    """The published file in `folder`, complete and with the published digest.
+
+    A file put there by hand is taken; one that broke off goes on from where it is. The addresses
+    are tried in turn, each as long as bytes arrive; then all again after a pause. `obtain_all`
+    sees to it that no other process does the same.
+
+    Raises:
+        PlaceByHand: no address gives the file; says where to get it and where to put it.
+        BadInput: what is there, or at every address, has not the published digest.
+    """
+    path, partial = folder / archive.name, _partial(archive, folder)
     if path.is_file():
-        _check_digest(path, archive, f"delete {path}, or put the published file in its place")
+        if wrong := _wrong_digest(path, archive):
+            raise BadFile(path, wrong, "delete it, or put the published file in its place")
         return path
     folder.mkdir(parents=True, exist_ok=True)
-    failures = []
-    for url in archive.urls:
-        failure = _try_address(url, partial, pauses)
-        if failure is None:
+    failures: dict[str, Failed] = {}
+    urls = list(archive.urls)
+    for pause in (0.0, *pauses):
+        time.sleep(pause)
+        for url in tuple(urls):
             try:
-                _check_digest(partial, archive, f"it came from {url}; the next try starts anew")
-            except BadInput:
-                partial.unlink()
-                raise
+                _fetch_from(url, partial, archive)
+            except Failed as failure:
+                print(f"{url}: {failure}", file=sys.stderr)
+                failures[url] = failure
+                if failure.final:
+                    urls.remove(url)
+                continue
             os.replace(partial, path)
+            discard(partial)
             return path
-        failures.append(f"{url} ({failure})")
-    raise PlaceByHand(
-        f"{archive.name} cannot be downloaded from {' or '.join(failures)}. "
-        f"Fetch it by other means, put it at {path}, and run again"
-    )
+        if not urls:
+            break
+    told = " or ".join(f"{url} ({failure})" for url, failure in failures.items())
+    if failures and all(isinstance(failure, Misfit) for failure in failures.values()):
+        raise BadInput(f"{archive.name} cannot be downloaded from {told}; the next try starts anew")
+    raise PlaceByHand(_by_hand(archive, folder, told))
 
 
-def _try_address(url: str, partial: Path, pauses: Sequence[float]) -> str | None:
-    """Load the rest of a file from one address. Returns None when done, else what went wrong."""
-    waiting = list(pauses)
+def _by_hand(archive: Archive, folder: Path, told: str) -> str:
+    """What somebody has to do who puts a file in place by hand."""
+    if told:
+        source = f" ({archive.source})" if archive.source else ""
+        get = f"{archive.name} cannot be downloaded from {told}. Fetch it by other means{source}"
+    else:
+        get = f"{archive.name}: get it from {archive.source}"
+    places = " and ".join(str(folder / part.place) for part in archive.parts if part.needed)
+    unpacked = f" or have what it holds at {places}," if places else ""
+    return f"{get}, put it at {folder / archive.name},{unpacked} and run again"
+
+
+def _partial(archive: Archive, folder: Path) -> Path:
+    return folder / f"{archive.name}.partial"
+
+
+def _wrong_digest(path: Path, archive: Archive) -> str | None:
+    """What is wrong about a file's digest; None if it is the published one, or none is known."""
+    kind, _, published = (archive.digest or "sha256:").partition(":")
+    digest = hashlib.new(kind, usedforsecurity=False)
+    size = path.stat().st_size
+    with (
+        path.open("rb") as file,
+        tqdm(total=size, desc="checking", unit="B", unit_scale=True, disable=None) as progress,
+    ):
+        while chunk := file.read(1 << 20):
+            digest.update(chunk)
+            progress.update(len(chunk))
+    found = digest.hexdigest()
+    if not size:
+        return f"empty, so not the published {archive.name}"
+    if not published:
+        print(f"{path}: {kind} {found}, {size} bytes; none is published", file=sys.stderr)
+        return None
+    if found == published:
+        return None
+    return f"{kind.upper()} {found}, but the published {archive.name} has {published}"
+
+
+def _fetch_from(url: str, partial: Path, archive: Archive) -> None:
+    """Complete `partial` from one address, going on as long as bytes arrive, and check it.
+
+    Raises:
+        Failed: this address does not give the published file now, or ever.
+    """
+    mixed = partial.exists()  # of several answers, which may not fit together
+    begun_anew = False
+    most = size_of(partial)
     while True:
-        before = partial.stat().st_size if partial.exists() else 0
         try:
-            _load_rest(url, partial)
-            return None
-        except requests.HTTPError as error:
-            status = error.response.status_code if error.response is not None else 0
-            failure, final = f"status {status}", status in (401, 403, 404, 410)
-        except requests.RequestException as error:
-            failure, final = type(error).__name__, False
-        if partial.exists() and partial.stat().st_size > before:
-            waiting = list(pauses)
-        if final or not waiting:
-            return failure
-        time.sleep(waiting.pop(0))
-
-
-def _load_rest(url: str, partial: Path) -> None:
-    """Append to `partial` what it lacks.
-
-    Raises:
-        requests.RequestException: the connection failed or broke off; what came is kept.
-    """
-    have = partial.stat().st_size if partial.exists() else 0
-    headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={have}-"} if have else {})
-    with requests.get(url, headers=headers, stream=True, timeout=PATIENCE) as answer:
-        if answer.status_code == 416:  # nothing follows: complete, or longer than the file there
-            if answer.headers.get("Content-Range") == f"bytes */{have}":
-                return
-            partial.unlink()
-            raise requests.ConnectionError("the unfinished file is longer than the published one")
-        answer.raise_for_status()
-        if answer.status_code != 206:  # the server sends all from the start
-            have = 0
-        length = answer.headers.get("Content-Length")
-        total = have + int(length) if length else None
-        with (
-            partial.open("r+b" if have else "wb") as file,
-            tqdm(total=total, initial=have, unit="B", unit_scale=True, disable=None) as progress,
-        ):
-            file.seek(have)
-            for chunk in answer.iter_content(CHUNK):
-                file.write(chunk)
-                progress.update(len(chunk))
-    if total is not None and partial.stat().st_size < total:
-        raise requests.ConnectionError(f"broke off at {partial.stat().st_size} of {total} bytes")
-
-
-def _check_digest(path: Path, archive: Archive, remedy: str) -> None:
-    with path.open("rb") as file:
-        md5 = hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
-    if md5 != archive.md5:
-        raise BadInput(
-            f"{path}: MD5 {md5}, but the published {archive.name} has {archive.md5}; {remedy}"
-        )
-
-
-def unpack(path: Path, archive: Archive, folder: Path) -> None:
-    """Unpack the archive's inner folder to its place, which appears only when it is complete.
-
-    Raises:
-        BadInput: the archive is damaged, lacks that folder, or reaches out of its own.
-    """
-    unfinished = folder / f".{archive.name}.unpacking"
-    shutil.rmtree(unfinished, ignore_errors=True)
-    unfinished.mkdir(parents=True)
-    try:
-        with tarfile.open(path) as tar:
-            members = tqdm(tar, desc=f"unpacking {archive.name}", unit="file", disable=None)
-            for member in members:
-                tar.extract(member, unfinished, filter=_inside)
-    except (tarfile.TarError, EOFError, zlib.error) as error:
-        shutil.rmtree(unfinished)
-        raise BadInput(f"{path}: cannot be unpacked ({error}); delete it and run again") from error
-    if not (unfinished / archive.inner).is_dir():
-        shutil.rmtree(unfinished)
-        raise BadInput(f"{path}: holds no folder {archive.inner}; delete it and run again")
-    place = folder / archive.place
-    place.parent.mkdir(parents=True, exist_ok=True)
-    os.replace(unfinished / archive.inner, place)
-    shutil.rmtree(unfinished)
-
-
-def _inside(member: tarfile.TarInfo, folder: str) -> tarfile.TarInfo:
-    """Python's "data" filter, which also refuses what it would quietly make harmless."""
-    name = PurePosixPath(member.name)
-    if name.is_absolute() or ".." in name.parts:
-        raise tarfile.OutsideDestinationError(member, folder)
-    return tarfile.data_filter(member, folder)
+            fetch_rest(url, partial, certain=archive.digest is not None)
+            if wrong := _wrong_digest(partial, archive):
+                discard(partial)
+                raise Misfit(wrong, final=True)
+            return
+        except Misfit:
+            if begun_anew or not mixed:
+                raise
+            begun_anew, mixed = True, False
+        except Failed as failure:
+            if failure.final or size_of(partial) <= most:
+                raise
+            most, mixed = size_of(partial), True

@@ -1,12 +1,24 @@
-"""Where the files of a dataset lie on this machine."""
+"""What this machine is told: where the files of a dataset lie, and whether to keep them decoded."""
 
 import os
 from pathlib import Path
+from typing import Any
 
 from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError
 
 from pipeline.errors import BadInput
+from pipeline.params import CocoDataset, Dataset, FolderDataset, MixtureDataset, SampleDataset
+
+
+def home(name: str, entry: Dataset) -> str:
+    """The place of a dataset's own files; several entries of params.yaml may share one."""
+    match entry:
+        case SampleDataset() | FolderDataset() | MixtureDataset():
+            return name
+        case CocoDataset():
+            return f"coco{entry.year}"
+    return entry.kind
 
 
 def dataset_root(root: Path, dataset: str) -> Path:
@@ -46,12 +58,42 @@ def told_place(root: Path, dataset: str) -> Path | None:
     return folder
 
 
+def wants_raw_cache(root: Path) -> bool:
+    """Whether trainings on this machine read decoded images (see raw_cache.py); by default not.
+
+    The environment variable PIPELINE_RAW_CACHE (1 or 0) goes before ``raw_cache: true`` in
+    local.yaml.
+
+    Raises:
+        BadInput: another value, or local.yaml is malformed.
+    """
+    local = root / "local.yaml"
+    said: object = os.environ.get("PIPELINE_RAW_CACHE") or None
+    if said is not None:
+        source, wanted = "PIPELINE_RAW_CACHE", {"0": False, "1": True}.get(str(said))
+    else:
+        said = _load(local).get("raw_cache", False)
+        source, wanted = f"{local}, raw_cache", said if isinstance(said, bool) else None
+    if wanted is None:
+        raise BadInput(f"{source} is {said!r}; write true or false (1 or 0 in the environment)")
+    return wanted
+
+
 def _read_local(local: Path, dataset: str) -> str | None:
+    places = _load(local).get("data") or {}
+    if not isinstance(places, dict) or not isinstance(places.get(dataset, ""), str):
+        raise BadInput(f"{local}: write places as `data: {{{dataset}: /path/to/folder}}`")
+    return places.get(dataset)
+
+
+def _load(local: Path) -> dict[str, Any]:
+    """All that local.yaml says; nothing where it is not there."""
+    if not local.exists():
+        return {}
     try:
         content = YAML(typ="safe", pure=True).load(local.read_text(encoding="utf-8")) or {}
     except (MarkedYAMLError, UnicodeDecodeError) as error:
         raise BadInput(f"{local}: not valid YAML: {error}") from error
-    places = (content.get("data") or {}) if isinstance(content, dict) else None
-    if not isinstance(places, dict) or not isinstance(places.get(dataset, ""), str):
-        raise BadInput(f"{local}: write places as `data: {{{dataset}: /path/to/folder}}`")
-    return places.get(dataset)
+    if not isinstance(content, dict):
+        raise BadInput(f"{local}: write places as `data: {{DATASET: /path/to/folder}}`")
+    return content

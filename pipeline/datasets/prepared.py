@@ -2,14 +2,16 @@
 
     images.parquet               one row per image and split
     instances.parquet            one row per annotated object
-    semantic/part-000.parquet    label maps as index PNGs, up to 2,000 a part
+    semantic/part-000.parquet    label maps as index PNGs, of up to 250 images a part
     categories.json              names, background first
 
-The images themselves stay in the dataset's own tree. H x W pixels.
+The images themselves stay in the dataset's own tree. Preparing goes image by image into parts, in
+several processes; parts that are there are not made again. H x W pixels.
 """
 
 import json
-from collections.abc import Callable, Mapping
+import os
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,15 +19,20 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.parquet as pq
+from tqdm import tqdm
 
 from pipeline.datasets.form import Sample, read_image
 from pipeline.datasets.places import dataset_root
-from pipeline.datasets.processes import map_in_order
+from pipeline.datasets.processes import in_processes, processors
+from pipeline.datasets.tree import Problems, Tree
 from pipeline.errors import BadInput
-from pipeline.masks import decode_index_png, encode_index_png, encode_rle
-from pipeline.tables import read_arrow, read_table, write_table
+from pipeline.masks import decode_index_png, encode_index_png
+from pipeline.tables import SCHEMAS, read_arrow, read_table, write_table
 
-MAPS_PER_PART = 2000
+IMAGES_PER_PART = 250
+
+Read = Callable[[Any, Problems], Sample]
 
 
 class Prepared:
@@ -49,7 +56,8 @@ class Prepared:
         """
         self._folder = root / "data" / "prepared" / dataset
         self._dataset = dataset
-        self._tree = dataset_root(root, dataset)
+        self._root = root
+        self._places: dict[str, Path] = {}
         self.images = read_table(self._folder / "images.parquet", "images")
         self.instances = read_table(self._folder / "instances.parquet", "instances")
         rle = self.instances["mask_rle"].astype(object)
@@ -75,15 +83,19 @@ class Prepared:
         """Where the image's file lies. BadInput for an image that is not in the dataset."""
         if image_id not in self._paths:
             raise BadInput(f"{self._dataset} has no image {image_id!r}")
-        return self._tree / self._paths[image_id]
+        place, inner = self._paths[image_id].split("/", 1)
+        if place not in self._places:
+            self._places[place] = dataset_root(self._root, place)
+        return self._places[place] / inner
 
     def image(self, image_id: str) -> np.ndarray:
         """The image (H, W, 3) uint8 RGB. BadInput if its file is missing or truncated."""
         path = self.image_path(image_id)
         if not path.is_file():
+            place = self._paths[image_id].split("/", 1)[0]
             raise BadInput(
                 f"{path}: not there. Name the copy that was fetched again "
-                f"(PIPELINE_DATA_{self._dataset.upper()} or local.yaml), "
+                f"(PIPELINE_DATA_{place.upper()} or local.yaml), "
                 f"or run `dvc repro -f fetch@{self._dataset}`"
             )
         return read_image(path)
@@ -114,49 +126,81 @@ class Prepared:
                 self._maps[image_id] = (number, row)
 
 
-def write_prepared(
-    folder: Path,
-    read: Callable[[str], Sample],
-    splits: Mapping[str, list[str]],
-    categories: tuple[str, ...],
-) -> None:
-    """Read every image of the splits and write the four parts of the common form into `folder`.
+def write_prepared(folder: Path, tree: Tree) -> None:
+    """Read every image of the splits and write the four parts of the common form.
 
     Args:
-        read: from image id to Sample; picklable, for it runs in other processes.
+        folder: gets `prepared/`, which is complete when this returns, and `parts/`, from which a
+            broken preparation goes on.
 
     Raises:
-        BadInput: what `read` says of the first image at fault.
+        BadFile: what the reader says of the first image at fault.
     """
-    ids = sorted({image_id for listed in splits.values() for image_id in listed})
-    facts: dict[str, dict[str, Any]] = {}
-    objects: list[dict[str, Any]] = []
-    maps: list[dict[str, Any]] = []
-    parts = 0
-    for row, its_objects, png in map_in_order(partial(_rows, read), ids, "preparing"):
-        facts[row["image_id"]] = row
+    ids, parts, done = tree.ids(), folder / "parts", folder / "prepared"
+    chunks = [ids[start : start + IMAGES_PER_PART] for start in range(0, len(ids), IMAGES_PER_PART)]
+    missing = [n for n in range(len(chunks)) if not _part(parts, "images", n).is_file()]
+
+    def work() -> Iterator[tuple[int, list[Any]]]:
+        for number in missing:
+            yield number, [tree.record(image_id) for image_id in chunks[number]]
+
+    with tqdm(total=len(ids), desc="preparing", unit="image", disable=None) as progress:
+        progress.update(len(ids) - sum(len(chunks[number]) for number in missing))
+        write = partial(_write_part, folder, tree.read)
+        for count in in_processes(write, work(), min(processors(), len(missing))):
+            progress.update(count)
+
+    numbers = range(len(chunks))
+    _join_parts([_part(parts, "instances", n) for n in numbers], done / "instances.parquet")
+    facts = {row["image_id"]: row for n in numbers for row in _image_rows(parts, n)}
+    rows = [{**facts[i], "split": split} for split, listed in tree.splits.items() for i in listed]
+    write_table(done / "images.parquet", "images", rows)
+    (done / "categories.json").write_text(json.dumps(tree.categories, indent=1) + "\n")
+
+
+def _part(parts: Path, kind: str, number: int) -> Path:
+    return parts / f"{kind}-{number:04d}.parquet"
+
+
+def _write_part(folder: Path, read: Read, work: tuple[int, list[Any]]) -> int:
+    """Write the three tables of a part, "images" last: with it the part is complete."""
+    number, records = work
+    parts = folder / "parts"
+    strict = Problems(collect=False)
+    images, objects, maps = [], [], []
+    for record in records:
+        row, its_objects, png = image_rows(read(record, strict))
+        images.append({**row, "split": ""})
         objects += its_objects
         if png is not None:
             maps.append({"image_id": row["image_id"], "png": png})
-        if len(maps) == MAPS_PER_PART:
-            write_table(folder / "semantic" / f"part-{parts:03d}.parquet", "semantic", maps)
-            maps, parts = [], parts + 1
-    if maps or not parts:
-        write_table(folder / "semantic" / f"part-{parts:03d}.parquet", "semantic", maps)
-    rows = [{**facts[i], "split": split} for split, listed in splits.items() for i in listed]
-    write_table(folder / "images.parquet", "images", rows)
-    write_table(folder / "instances.parquet", "instances", objects)
-    (folder / "categories.json").write_text(json.dumps(categories, indent=1) + "\n")
+    semantic = folder / "prepared" / "semantic" / f"part-{number:03d}.parquet"
+    write_table(semantic, "semantic", maps)
+    write_table(_part(parts, "instances", number), "instances", objects)
+    write_table(_part(parts, "images", number), "images", images)
+    return len(images)
 
 
-def _rows(
-    read: Callable[[str], Sample], image_id: str
+def _image_rows(parts: Path, number: int) -> list[dict[str, Any]]:
+    return read_arrow(_part(parts, "images", number), "images").to_pylist()
+
+
+def _join_parts(parts: list[Path], place: Path) -> None:
+    """One table of several, a part at a time in memory."""
+    partial_file = place.with_name(f".{place.name}.partial")
+    with pq.ParquetWriter(partial_file, SCHEMAS["instances"], compression="zstd") as writer:
+        for path in parts:
+            writer.write_table(read_arrow(path, "instances"))
+    os.replace(partial_file, place)
+
+
+def image_rows(
+    sample: Sample,
 ) -> tuple[dict[str, Any], list[dict[str, Any]], bytes | None]:
     """One image as its row of "images" (without the split), of "instances", and its index PNG."""
-    sample = read(image_id)
-    height, width = sample.image.shape[:2]
+    height, width = sample.size
     row = {
-        "image_id": image_id,
+        "image_id": sample.image_id,
         "source": sample.source,
         "path": sample.path,
         "height": height,
@@ -167,10 +211,9 @@ def _rows(
     objects = []
     for number, o in enumerate(sample.objects or ()):
         corners = dict(zip(("x0", "y0", "x1", "y1"), o.box, strict=True))
-        mask_rle = None if o.mask is None else encode_rle(o.mask)
         objects.append(
-            {"image_id": image_id, "instance": number, "category": o.category, **corners}
-            | {"difficult": o.difficult, "crowd": o.crowd, "mask_rle": mask_rle}
+            {"image_id": sample.image_id, "instance": number, "category": o.category, **corners}
+            | {"difficult": o.difficult, "crowd": o.crowd, "mask_rle": o.mask_rle}
         )
     png = None if sample.label_map is None else encode_index_png(sample.label_map)
     return row, objects, png

@@ -2,8 +2,11 @@
 
 import multiprocessing
 import os
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from functools import partial
+from multiprocessing.reduction import ForkingPickler
 from typing import TypeVar
 
 from tqdm import tqdm
@@ -12,6 +15,7 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 WORTH_A_PROCESS = 100  # items; starting a process costs about as much as drawing so many images
+AHEAD = 2  # items per process that are taken before their results are
 
 
 def map_in_order(
@@ -19,26 +23,55 @@ def map_in_order(
 ) -> Iterator[Result]:
     """`function` of each item, in the order of the items, with a progress bar called `what`.
 
-    Few items stay in this process. New processes are spawned, not forked: a fork copies the locks
-    of threads (OpenCV's, arrow's) that are not there any more.
+    Few items stay in this process.
 
     Raises:
         whatever `function` raises, for the first item at fault; the rest is given up.
     """
-    workers = min(os.cpu_count() or 1, len(items) // WORTH_A_PROCESS)
-    progress = tqdm(total=len(items), desc=what, unit="image", disable=None)
-    if workers < 2:
-        for item in items:
-            yield function(item)
-            progress.update()
-    else:
-        spawn = multiprocessing.get_context("spawn")
-        pool = ProcessPoolExecutor(workers, mp_context=spawn)
-        try:
-            chunk = min(64, max(1, len(items) // (8 * workers)))  # a chunk carries the function
-            for result in pool.map(function, items, chunksize=chunk):
+    workers = min(processors(), len(items) // WORTH_A_PROCESS)
+    chunk = min(64, max(1, len(items) // (8 * workers))) if workers else 1
+    chunks = (items[start : start + chunk] for start in range(0, len(items), chunk))
+    with tqdm(total=len(items), desc=what, unit="image", disable=None) as progress:
+        for results in in_processes(partial(_each, function), chunks, workers):
+            for result in results:
                 yield result
                 progress.update()
-        finally:
-            pool.shutdown(cancel_futures=True)
-    progress.close()
+
+
+def _each(function: Callable[[Item], Result], items: Sequence[Item]) -> list[Result]:
+    return [function(item) for item in items]
+
+
+def in_processes(
+    function: Callable[[Item], Result], items: Iterable[Item], workers: int
+) -> Iterator[Result]:
+    """`function` of each item, in order; items are taken from the iterable a few ahead.
+
+    New processes are spawned, not forked: a fork copies the locks of threads (OpenCV's, arrow's)
+    that are not there any more.
+
+    Args:
+        function: sent with every item, so small.
+        workers: processes; with fewer than two the work is done in this one.
+    """
+    if workers < 2:
+        yield from map(function, items)
+        return
+    ForkingPickler.dumps(function)  # fails here, where the pool would wait for ever
+    spawn = multiprocessing.get_context("spawn")
+    pool = ProcessPoolExecutor(workers, mp_context=spawn)
+    waiting: deque[Future[Result]] = deque()
+    try:
+        for item in items:
+            waiting.append(pool.submit(function, item))
+            if len(waiting) > AHEAD * workers:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def processors() -> int:
+    """How many processors this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

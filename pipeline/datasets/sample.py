@@ -23,7 +23,7 @@ from PIL import Image
 from scipy.io import savemat
 
 from pipeline.boxes import tight_box
-from pipeline.categories import IGNORE, SAMPLE
+from pipeline.categories import IGNORE, SAMPLE, VOC
 from pipeline.datasets.processes import map_in_order
 from pipeline.masks import encode_index_png
 
@@ -428,7 +428,7 @@ def write_sample(root: Path, train: int, extra: int, val: int) -> None:
     voc, sbd = root / "VOC2012", root / "benchmark_RELEASE" / "dataset"
     for folder in ("JPEGImages", "Annotations", "SegmentationClass", "SegmentationObject"):
         (voc / folder).mkdir(parents=True, exist_ok=True)
-    for folder in ("cls", "inst"):
+    for folder in ("img", "cls", "inst"):
         (sbd / folder).mkdir(parents=True, exist_ok=True)
     counts = {"train": train, "extra": extra, "val": val}
     jobs = [(split, index) for split, count in counts.items() for index in range(count)]
@@ -445,6 +445,28 @@ def write_sample(root: Path, train: int, extra: int, val: int) -> None:
     _write_list(sbd / "val.txt", in_sbd["val"])
 
 
+def write_voc2007(root: Path, train: int, val: int, test: int) -> None:
+    """Draw images with boxes in the layout of VOC2007; the drawn names stand for VOC's.
+
+    Sample's kinds are called by VOC's first names, aeroplane to cat.
+    """
+    voc = root / "VOC2007"
+    for folder in ("JPEGImages", "Annotations"):
+        (voc / folder).mkdir(parents=True, exist_ok=True)
+    counts = {"train": train, "val": val, "test": test}
+    ids: dict[str, list[str]] = {}
+    for split, count in counts.items():
+        source = "extra" if split == "test" else split
+        ids[split] = [f"{SPLITS[source]:06d}{index:04d}" for index in range(count)]
+        for index, name in enumerate(ids[split]):
+            drawn = draw(source, index)
+            (voc / "JPEGImages" / f"{name}.jpg").write_bytes(_jpeg(drawn.image))
+            (voc / "Annotations" / f"{name}.xml").write_bytes(_annotation(name, drawn, VOC))
+    ids["trainval"] = ids["train"] + ids["val"]
+    for split, listed in ids.items():
+        _write_list(voc / "ImageSets" / "Main" / f"{split}.txt", listed)
+
+
 def _in_sbd(split: str, index: int) -> bool:
     return split == "extra" or index % 2 == 0
 
@@ -458,7 +480,8 @@ def _write_image(voc: Path, sbd: Path, job: tuple[str, int]) -> None:
     """Draw one image (split, index) and write its files."""
     split, index = job
     drawn, name = draw(split, index), image_id(split, index)
-    (voc / "JPEGImages" / f"{name}.jpg").write_bytes(_jpeg(drawn.image))
+    photograph = _jpeg(drawn.image)
+    (voc / "JPEGImages" / f"{name}.jpg").write_bytes(photograph)
     (voc / "Annotations" / f"{name}.xml").write_bytes(_annotation(name, drawn))
     if split != "extra":
         label_png, object_png = (
@@ -470,11 +493,12 @@ def _write_image(voc: Path, sbd: Path, job: tuple[str, int]) -> None:
     if _in_sbd(split, index):
         labels = np.array([0, *drawn.categories], np.uint8)[drawn.visible]
         numbers = {"Segmentation": drawn.visible, "Categories": drawn.categories[:, None]}
+        (sbd / "img" / f"{name}.jpg").write_bytes(photograph)
         (sbd / "cls" / f"{name}.mat").write_bytes(_mat({"GTcls": {"Segmentation": labels}}))
         (sbd / "inst" / f"{name}.mat").write_bytes(_mat({"GTinst": numbers}))
 
 
-def _annotation(name: str, drawn: Drawn) -> bytes:
+def _annotation(name: str, drawn: Drawn, names: tuple[str, ...] = SAMPLE) -> bytes:
     """VOC's XML: boxes 1-based, last pixel included."""
     height, width, depth = drawn.image.shape
     top = xml.Element("annotation")
@@ -490,7 +514,7 @@ def _annotation(name: str, drawn: Drawn) -> bytes:
         x0, y0, x1, y1 = box.tolist()
         entry = xml.SubElement(top, "object")
         cut = x0 == 0 or y0 == 0 or x1 == width or y1 == height
-        add(entry, name=SAMPLE[category], pose="Unspecified", truncated=int(cut), difficult=0)
+        add(entry, name=names[category], pose="Unspecified", truncated=int(cut), difficult=0)
         add(xml.SubElement(entry, "bndbox"), xmin=x0 + 1, ymin=y0 + 1, xmax=x1, ymax=y1)
     xml.indent(top)
     return xml.tostring(top)

@@ -1,9 +1,9 @@
-"""PASCAL VOC 2012 with the masks of SBD, and any data in their layout.
+"""PASCAL VOC 2007 and 2012, the latter with the masks of SBD, and any data in their layout.
 
-Published layout, below VOC2012/ (SBD's is in sbd.py):
+Published layout, below VOC<year>/ (SBD's is in sbd.py):
 
     ImageSets/Segmentation/{train,val,trainval}.txt   ids of the images with masks
-    ImageSets/Main/{train,val,trainval}.txt           ids of the images with boxes
+    ImageSets/Main/{train,val,trainval,test}.txt      ids of the images with boxes
     JPEGImages/<id>.jpg
     Annotations/<id>.xml           boxes: 1-based, the last pixel included
     SegmentationClass/<id>.png     category of each pixel, 255 on borders and unclear parts
@@ -12,108 +12,177 @@ Published layout, below VOC2012/ (SBD's is in sbd.py):
 Accepted instead of SBD's files, as many copies have it: SegmentationClassAug/<id>.png with
 ImageSets/Segmentation/train_aug.txt.
 
-Splits: train, val, trainval, and train_aug = (SBD + VOC train) without VOC val, with VOC's masks
-where VOC has them. H x W pixels.
+Splits of 2012: train, val, trainval; train_aug = (SBD + VOC train) without VOC val, with VOC's
+masks where VOC has them; held_out, the 100 images of val on which Dai et al. choose
+hyper-parameters, and val_rest, the others. Of 2007, whose boxes alone are read: train, val,
+trainval, test and all. H x W pixels.
 """
 
-import re
-import xml.etree.ElementTree as xml
 from collections.abc import Iterable
-from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
 
 import numpy as np
 
-from pipeline import boxes
-from pipeline.categories import IGNORE
-from pipeline.datasets import sbd
-from pipeline.datasets.form import AnnotatedObject, Sample, read_image
-from pipeline.datasets.places import dataset_root
-from pipeline.errors import BadInput
-from pipeline.masks import decode_index_png
+from pipeline.categories import IGNORE, VOC
+from pipeline.datasets import lists, sbd
+from pipeline.datasets.checks import check_labels, check_size
+from pipeline.datasets.form import AnnotatedObject, Sample, image_size, objects_of_masks
+from pipeline.datasets.lists import read_ids
+from pipeline.datasets.tree import ImageFiles, Place, Problems, Tree
+from pipeline.datasets.voc_boxes import join, read_boxes
+from pipeline.errors import BadFile
+from pipeline.masks import decode_index_png, encode_numbers
 
-MIN_BOX_IOU = 0.5  # of an object's box and its mask's box, to say that they are one object
-IMAGE_ID = re.compile(r"[A-Za-z0-9_-]+")
+OFFICIAL = {
+    "train": 1464, "val": 1449, "trainval": 2913, "train_aug": 10582, "held_out": 100,
+    "val_rest": 1349,
+}  # fmt: skip
+OFFICIAL_2007 = {"train": 2501, "val": 2510, "trainval": 5011, "test": 4952, "all": 9963}
+TARS = {
+    2007: "VOCtrainval_06-Nov-2007.tar and VOCtest_06-Nov-2007.tar",
+    2012: "VOCtrainval_11-May-2012.tar",
+}
 
 
 @dataclass(frozen=True)
-class Tree:
-    """A copy of VOC2012 with or without SBD, and its lists. Made by `open_tree`."""
+class Files:
+    """One image and its annotation, as published."""
 
-    voc: Path  # the folder VOC2012
-    sbd: Path | None  # the folder benchmark_RELEASE/dataset
-    splits: dict[str, list[str]]
-    voc_ids: frozenset[str]  # ids whose masks are VOC's
-    with_boxes: frozenset[str]  # ids whose XML must be there
+    image_id: str
+    name: str  # of the image's file
+    image: Path
+    xml: Path
+    xml_must: bool
+    labels: Path | None = None  # category of each pixel
+    objects: Path | None = None  # number of the object; may be absent
+    source: str = "voc"
 
 
 # --- the lists ------------------------------------------------------------------------------------
-def open_tree(root: Path, dataset: str) -> Tree:
-    """Find a dataset's folders and read its lists.
+def open_tree(
+    place: Place, problems: Problems, *, sbd_place: Place | None, categories: tuple[str, ...]
+) -> Tree:
+    """A copy of VOC2012, with SBD's masks where they are.
 
     Args:
-        root: the project folder.
+        sbd_place: where SBD may lie if not beside VOC2012/.
+        categories: names, background first.
 
     Raises:
-        BadInput: a folder or list is missing; says what to put where.
+        BadFile: a folder or list is missing; says what to put where.
     """
-    base = dataset_root(root, dataset)
-    voc = base / "VOC2012"
-    lists = find_lists(root, dataset)
-    splits = {name: read_ids(lists / f"{name}.txt") for name in ("train", "val", "trainval")}
-    if empty := [name for name, ids in splits.items() if not ids]:
-        raise BadInput(f"{lists / empty[0]}.txt: empty; copy the published list there")
-    sbd_folder = find_sbd(root, dataset)
-    if sbd_folder:
-        extra = read_ids(sbd_folder / "train.txt") + read_ids(sbd_folder / "val.txt")
-        splits["train_aug"] = train_aug(splits["train"], splits["val"], extra)
-    elif has_aug_masks(base):
-        listed = read_ids(lists / "train_aug.txt")
-        splits["train_aug"] = train_aug(splits["train"], splits["val"], listed)
-    else:
-        raise BadInput(
-            f"{base}: VOC2012 without SBD's masks. Unpack benchmark.tgz so that {sbd.INNER}/ lies "
-            f"in {dataset_root(root, 'sbd')}, or name the folder that holds it in "
-            "PIPELINE_DATA_SBD; or add VOC2012/SegmentationClassAug/ and "
-            "VOC2012/ImageSets/Segmentation/train_aug.txt"
+    voc = place.folder / "VOC2012"
+    listed: dict[str, Path] = {}
+
+    def ids_of(where: Place, path: Path) -> list[str]:
+        listed[where.name_of(path)] = path
+        return read_ids(path, problems)
+
+    with problems.noted():
+        folder = find_lists(place, 2012) / "Segmentation"
+        splits = {n: ids_of(place, folder / f"{n}.txt") for n in ("train", "val", "trainval")}
+        voc_ids = frozenset(image_id for ids in splits.values() for image_id in ids)
+        sbd_place = find_sbd(place, sbd_place)
+        extra: list[str] | None = None
+        notes: tuple[str, ...] = ()
+        if sbd_place:
+            base = sbd_place.folder / sbd.INNER
+            extra = [i for n in ("train", "val") for i in ids_of(sbd_place, base / f"{n}.txt")]
+        elif has_aug_masks(place):
+            extra = ids_of(place, folder / "train_aug.txt")
+        else:
+            notes = ("no train_aug: neither SBD's masks nor SegmentationClassAug/ are there",)
+        if extra is not None:
+            splits["train_aug"] = train_aug(splits["train"], splits["val"], extra)
+        splits |= held_out(splits["val"])
+        main = place.folder / "VOC2012" / "ImageSets" / "Main" / "trainval.txt"
+        with_boxes = frozenset(ids_of(place, main) if main.exists() else ())
+
+        def record(image_id: str) -> Files:
+            labels = voc / "SegmentationClass" / f"{image_id}.png"
+            objects: Path | None = voc / "SegmentationObject" / f"{image_id}.png"
+            source = "voc" if image_id in voc_ids else "sbd"
+            if source == "sbd" and sbd_place:
+                labels = sbd_place.folder / sbd.INNER / "cls" / f"{image_id}.mat"
+                objects = sbd_place.folder / sbd.INNER / "inst" / f"{image_id}.mat"
+            elif source == "sbd":
+                labels, objects = voc / "SegmentationClassAug" / f"{image_id}.png", None
+            files = _files(place, voc, image_id, xml_must=image_id in with_boxes)
+            return replace(files, labels=labels, objects=objects, source=source)
+
+        return Tree(
+            categories=categories,
+            splits=splits,
+            official=OFFICIAL if categories == VOC else {},
+            lists=listed,
+            files_of=lambda image_id: _published_files((place, sbd_place), record(image_id)),
+            record=record,
+            read=partial(read_sample, categories),
+            notes=notes,
         )
-    main = voc / "ImageSets" / "Main" / "trainval.txt"
-    with_boxes = frozenset(read_ids(main) if main.exists() else ())
-    voc_ids = frozenset({*splits["train"], *splits["val"], *splits["trainval"]})
-    return Tree(voc, sbd_folder, splits, voc_ids, with_boxes)
+    return Tree.nothing(categories)
 
 
-def find_lists(root: Path, dataset: str) -> Path:
-    """The folder of VOC's segmentation lists. BadInput if it is not there; says what to do."""
-    base = dataset_root(root, dataset)
-    lists = base / "VOC2012" / "ImageSets" / "Segmentation"
-    if lists.is_dir():
-        return lists
+def open_tree_2007(place: Place, problems: Problems) -> Tree:
+    """A copy of VOC2007: its boxes.
+
+    Raises:
+        BadFile: a folder or list is missing; says what to put where.
+    """
+    voc = place.folder / "VOC2007"
+    with problems.noted():
+        folder = find_lists(place, 2007) / "Main"
+        paths = {n: folder / f"{n}.txt" for n in ("train", "val", "trainval", "test")}
+        splits = {name: read_ids(path, problems) for name, path in paths.items()}
+        splits["all"] = splits["trainval"] + splits["test"]
+
+        def record(image_id: str) -> Files:
+            return _files(place, voc, image_id, xml_must=True)
+
+        return Tree(
+            categories=VOC,
+            splits=splits,
+            official=OFFICIAL_2007,
+            lists={place.name_of(path): path for path in paths.values()},
+            files_of=lambda image_id: _published_files((place,), record(image_id)),
+            record=record,
+            read=partial(read_sample, VOC),
+            notes=("its 632 segmented images are read for their boxes only",),
+        )
+    return Tree.nothing(VOC)
+
+
+def find_lists(place: Place, year: int) -> Path:
+    """The folder VOC<year>/ImageSets. BadFile if it is not there; says what to do."""
+    base, name = place.folder, f"VOC{year}"
+    image_sets = base / name / "ImageSets"
+    if image_sets.is_dir():
+        return image_sets
     hint = ""
-    if (base / "VOCdevkit" / "VOC2012").is_dir():
+    if (base / "VOCdevkit" / name).is_dir():
         hint = " (it is in VOCdevkit/ there: name that folder)"
     elif (base / "ImageSets").is_dir():
-        hint = f" (this is VOC2012 itself: name the folder above, {base.parent})"
-    raise BadInput(
-        f"{lists}: not there{hint}. Unpack VOCtrainval_11-May-2012.tar so that VOC2012/ lies "
-        f"in {base}, or name the folder that holds VOC2012/ in PIPELINE_DATA_{dataset.upper()}"
+        hint = f" (this is {name} itself: name the folder above, {base.parent})"
+    raise BadFile(
+        image_sets,
+        f"not there{hint}",
+        f"unpack {TARS[year]} so that {name}/ lies in {base}, or name the folder that holds "
+        f"{name}/ in PIPELINE_DATA_{place.name.upper()}",
     )
 
 
-def find_sbd(root: Path, dataset: str) -> Path | None:
-    """SBD's folder `dataset`, beside VOC2012/ or in SBD's own place; None if in neither."""
-    beside = dataset_root(root, dataset) / sbd.INNER
-    if beside.is_dir():
-        return beside
-    apart = dataset_root(root, "sbd") / sbd.INNER
-    return apart if apart.is_dir() else None
+def find_sbd(place: Place, apart: Place | None) -> Place | None:
+    """Where SBD's folder is: beside VOC2012/ or apart; None if in neither."""
+    return next((p for p in (place, apart) if p and (p.folder / sbd.INNER).is_dir()), None)
 
 
-def has_aug_masks(base: Path) -> bool:
+def has_aug_masks(place: Place) -> bool:
     """Whether SBD's masks are there as PNGs with their list."""
-    voc = base / "VOC2012"
-    lists = voc / "ImageSets" / "Segmentation"
-    return (voc / "SegmentationClassAug").is_dir() and (lists / "train_aug.txt").is_file()
+    voc = place.folder / "VOC2012"
+    aug_list = voc / "ImageSets" / "Segmentation" / "train_aug.txt"
+    return (voc / "SegmentationClassAug").is_dir() and aug_list.is_file()
 
 
 def train_aug(train: list[str], val: list[str], extra: list[str]) -> list[str]:
@@ -121,259 +190,97 @@ def train_aug(train: list[str], val: list[str], extra: list[str]) -> list[str]:
     return sorted({*train, *extra} - {*val})
 
 
-def read_ids(path: Path) -> list[str]:
-    """The image ids of a list, one a line, in order and once each.
-
-    Lists of SegmentationClassAug often have the image's and the mask's path for the id.
-
-    Raises:
-        BadInput: the list is missing, or holds something that is no image id.
-    """
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except FileNotFoundError:
-        raise BadInput(f"{path}: not there; the copy of the dataset is incomplete") from None
-    except UnicodeDecodeError as error:
-        raise BadInput(f"{path}: not a text file ({error}); copy it anew") from error
-    ids = [PurePosixPath(line.split()[0]).stem for line in lines if line.strip()]
-    for image_id in ids:
-        if not IMAGE_ID.fullmatch(image_id):
-            raise BadInput(f"{path}: {image_id!r} is no image id")
-    return list(dict.fromkeys(ids))
+def held_out(val: list[str]) -> dict[str, list[str]]:
+    """The published choice of 100 images within val, and val without them."""
+    chosen = set(lists.published("dai2015_held_out"))
+    inside = [image_id for image_id in val if image_id in chosen]
+    if not inside:
+        return {}
+    return {"held_out": inside, "val_rest": [i for i in val if i not in chosen]}
 
 
-# --- the files ------------------------------------------------------------------------------------
-def all_ids(tree: Tree) -> list[str]:
-    """Every image of the splits once, sorted."""
-    return sorted({image_id for ids in tree.splits.values() for image_id in ids})
+def _files(place: Place, voc: Path, image_id: str, *, xml_must: bool) -> Files:
+    image, xml = voc / "JPEGImages" / f"{image_id}.jpg", voc / "Annotations" / f"{image_id}.xml"
+    return Files(image_id, place.name_of(image), image, xml, xml_must)
 
 
-def published_name(tree: Tree, path: Path) -> str:
-    """The name of a file wherever the tree lies: VOC2012/... or benchmark_RELEASE/dataset/..."""
-    if tree.sbd and path.is_relative_to(tree.sbd):
-        return f"{sbd.INNER}/{path.relative_to(tree.sbd).as_posix()}"
-    return f"VOC2012/{path.relative_to(tree.voc).as_posix()}"
+def _published_files(places: Iterable[Place | None], record: Files) -> ImageFiles:
+    def name_of(path: Path) -> str:
+        return next(p.name_of(path) for p in places if p and path.is_relative_to(p.folder))
 
-
-def place(tree: Tree, name: str) -> Path:
-    """The file of a published name: the inverse of `published_name`."""
-    inner = name.removeprefix(f"{sbd.INNER}/")
-    if tree.sbd and inner != name:
-        return tree.sbd / inner
-    return tree.voc / name.removeprefix("VOC2012/")
-
-
-def files(tree: Tree) -> list[Path]:
-    """All files of the tree that are read, sorted by their published names.
-
-    Raises:
-        BadInput: files of listed images are missing; names the first and counts them.
-    """
-    lists = tree.voc / "ImageSets"
-    found = [lists / "Segmentation" / f"{n}.txt" for n in ("train", "val", "trainval")]
-    found += [p for p in [lists / "Main" / "trainval.txt"] if p.exists()]
-    if tree.sbd:
-        found += [tree.sbd / "train.txt", tree.sbd / "val.txt"]
-    else:
-        found.append(lists / "Segmentation" / "train_aug.txt")
-    missing: list[Path] = []
-    for image_id in all_ids(tree):
-        for path, required in _files_of(tree, image_id):
-            if path.is_file():
-                found.append(path)
-            elif required:
-                missing.append(path)
-    if missing:
-        first = ", ".join(published_name(tree, p) for p in missing[:3])
-        raise BadInput(
-            f"{tree.voc.parent}: the copy is incomplete: {len(missing)} files of listed images are "
-            f"missing: {first}{', ...' if len(missing) > 3 else ''}. Copy or unpack it again"
-        )
-    return sorted(found, key=lambda path: published_name(tree, path))
-
-
-def _files_of(tree: Tree, image_id: str) -> Iterable[tuple[Path, bool]]:
-    """The files of one image, and whether each must be there."""
-    yield tree.voc / "JPEGImages" / f"{image_id}.jpg", True
-    yield tree.voc / "Annotations" / f"{image_id}.xml", image_id in tree.with_boxes
-    yield _label_file(tree, image_id), True
-    object_file = _object_file(tree, image_id)
-    if object_file:
-        yield object_file, object_file.parent.is_dir()
-
-
-def _label_file(tree: Tree, image_id: str) -> Path:
-    if image_id in tree.voc_ids:
-        return tree.voc / "SegmentationClass" / f"{image_id}.png"
-    if tree.sbd:
-        return tree.sbd / "cls" / f"{image_id}.mat"
-    return tree.voc / "SegmentationClassAug" / f"{image_id}.png"
-
-
-def _object_file(tree: Tree, image_id: str) -> Path | None:
-    if image_id in tree.voc_ids:
-        return tree.voc / "SegmentationObject" / f"{image_id}.png"
-    return tree.sbd / "inst" / f"{image_id}.mat" if tree.sbd else None
+    must = [record.image]
+    may: list[Path] = []
+    (must if record.xml_must else may).append(record.xml)
+    if record.labels:
+        must.append(record.labels)
+    if record.objects:  # some copies have no object masks at all
+        (must if record.objects.parent.is_dir() else may).append(record.objects)
+    return ImageFiles({name_of(p): p for p in must}, {name_of(p): p for p in may})
 
 
 # --- one image ------------------------------------------------------------------------------------
-def read_sample(tree: Tree, categories: tuple[str, ...], image_id: str) -> Sample:
+def read_sample(categories: tuple[str, ...], record: Files, problems: Problems) -> Sample:
     """An image with its label map and objects.
 
     Args:
         categories: names, background first.
 
     Raises:
-        BadInput: a file is missing, damaged or contradicts another; names it and the remedy.
+        BadFile: a file is missing, damaged or contradicts another; names it and the remedy.
     """
-    path = tree.voc / "JPEGImages" / f"{image_id}.jpg"
-    image = read_image(path)
-    shape = (image.shape[0], image.shape[1])
-    label_map = _read_label_map(_label_file(tree, image_id), shape, categories)
-    object_file = _object_file(tree, image_id)
-    masks: list[tuple[int, np.ndarray]] = []
-    if object_file and object_file.is_file():
-        masks = _read_object_masks(object_file, label_map, categories)
-    annotation = tree.voc / "Annotations" / f"{image_id}.xml"
+    shape = image_size(record.image)
+    label_map = None
+    masks: list[tuple[int, str]] = []
+    if record.labels:
+        with problems.noted():
+            label_map = read_label_map(record.labels, shape, categories)
+    if record.objects and record.objects.parent.is_dir():
+        with problems.noted():
+            masks = _read_object_masks(record.objects, label_map, shape, categories)
     objects: tuple[AnnotatedObject, ...] | None = None
-    if annotation.is_file():
-        objects = join(read_boxes(annotation, shape, categories), masks)
+    if record.xml.is_file() or record.xml_must:
+        with problems.noted():
+            objects = join(read_boxes(record.xml, shape, categories, problems), masks, shape)
     elif masks:
-        objects = tuple(
-            AnnotatedObject(category, _box_of(mask), difficult=False, crowd=False, mask=mask)
-            for category, mask in masks
-        )
+        objects = objects_of_masks(masks, shape)
     return Sample(
-        image_id=image_id,
-        path=published_name(tree, path),
-        image=image,
-        source="voc" if image_id in tree.voc_ids else "sbd",
+        image_id=record.image_id,
+        path=record.name,
+        size=shape,
+        source=record.source,
         label_map=label_map,
         objects=objects,
     )
 
 
-def _read_label_map(path: Path, shape: tuple[int, int], categories: tuple[str, ...]) -> np.ndarray:
-    if path.suffix == ".mat":
-        label_map = sbd.read_label_map(path)
-    elif path.is_file():
-        label_map = decode_index_png(path)
-    else:
-        raise BadInput(f"{path}: not there; the copy of the dataset is incomplete")
-    _check_size(path, label_map, shape)
-    largest = label_map[label_map != IGNORE].max(initial=0)
-    if largest >= len(categories):
-        raise BadInput(
-            f"{path}: label {largest}, but the categories go to {len(categories) - 1} "
-            f"({categories[-1]}), and {IGNORE} for ignored pixels; put the original file there"
-        )
+def read_label_map(path: Path, shape: tuple[int, int], categories: tuple[str, ...]) -> np.ndarray:
+    """The category of each pixel (H, W) uint8, from a PNG or SBD's .mat.
+
+    Raises:
+        BadFile: not readable, another size than the image's, a label outside the categories.
+    """
+    mat = path.suffix == ".mat"
+    label_map = sbd.read_label_map(path) if mat else decode_index_png(path)
+    check_size(path, label_map, shape)
+    check_labels(path, label_map, categories)
     return label_map
 
 
-def _check_size(path: Path, numbers: np.ndarray, shape: tuple[int, int]) -> None:
-    if numbers.shape != shape:
-        raise BadInput(
-            f"{path}: {numbers.shape[1]}x{numbers.shape[0]} pixels, but the image has "
-            f"{shape[1]}x{shape[0]}; one of them is another image's or was resized"
-        )
-
-
 def _read_object_masks(
-    path: Path, label_map: np.ndarray, categories: tuple[str, ...]
-) -> list[tuple[int, np.ndarray]]:
-    """The objects of an image as (category, mask (H, W) bool)."""
+    path: Path, label_map: np.ndarray | None, shape: tuple[int, int], categories: tuple[str, ...]
+) -> list[tuple[int, str]]:
+    """The objects of an image as category and run-lengths."""
     if path.suffix == ".mat":
-        masks = sbd.read_object_masks(path)
-        for category, mask in masks:
-            _check_size(path, mask, label_map.shape)
-            if not 1 <= category < len(categories):
-                raise BadInput(
-                    f"{path}: an object of category {category}, but the categories go from 1 to "
-                    f"{len(categories) - 1}; put the original file there"
-                )
-        return masks
+        return sbd.read_object_masks(path, shape, len(categories))
     numbers = decode_index_png(path)
-    _check_size(path, numbers, label_map.shape)
+    check_size(path, numbers, shape)
+    if label_map is None:
+        return []
+    numbers = np.where(numbers == IGNORE, 0, numbers)
     masks = []
-    for number in np.unique(numbers):
-        if number not in (0, IGNORE):
-            mask = numbers == number
-            labels = label_map[mask]
-            votes = np.bincount(labels[labels != IGNORE], minlength=1)
-            if votes[1:].any():
-                masks.append((int(votes[1:].argmax()) + 1, mask))
+    for number, counts in encode_numbers(numbers).items():
+        labels = label_map[numbers == number]
+        votes = np.bincount(labels[labels != IGNORE], minlength=1)
+        if votes[1:].any():
+            masks.append((int(votes[1:].argmax()) + 1, counts))
     return masks
-
-
-def _box_of(mask: np.ndarray) -> tuple[int, int, int, int]:
-    x0, y0, x1, y1 = boxes.tight_box(mask).tolist()
-    return x0, y0, x1, y1
-
-
-def read_boxes(
-    path: Path, shape: tuple[int, int], categories: tuple[str, ...]
-) -> list[AnnotatedObject]:
-    """The objects of an XML annotation, without masks.
-
-    Args:
-        shape: height and width of the image.
-
-    Raises:
-        BadInput: not XML, a category that is unknown, a box without area or outside the image.
-    """
-    try:
-        entries = xml.parse(path).getroot().findall("object")
-    except (xml.ParseError, UnicodeDecodeError, ValueError) as error:
-        raise BadInput(f"{path}: not readable XML ({error}); copy the file anew") from error
-    return [_read_object(path, entry, shape, categories) for entry in entries]
-
-
-def _read_object(
-    path: Path, entry: xml.Element, shape: tuple[int, int], categories: tuple[str, ...]
-) -> AnnotatedObject:
-    name = (entry.findtext("name") or "").strip()
-    if name not in categories[1:]:
-        raise BadInput(f"{path}: unknown category {name!r}; known: {', '.join(categories[1:])}")
-    try:
-        # Some of VOC's coordinates have a fraction.
-        xmin, ymin, xmax, ymax = (
-            round(float(entry.findtext(f"bndbox/{side}") or ""))
-            for side in ("xmin", "ymin", "xmax", "ymax")
-        )
-        difficult = int(entry.findtext("difficult") or 0) != 0
-    except (ValueError, OverflowError) as error:
-        raise BadInput(
-            f"{path}: a {name} whose box or difficult flag is no number ({error}); correct the file"
-        ) from error
-    height, width = shape
-    if not (1 <= xmin <= xmax <= width and 1 <= ymin <= ymax <= height):
-        raise BadInput(
-            f"{path}: the box ({xmin}, {ymin}, {xmax}, {ymax}) of a {name} is empty or not inside "
-            f"the image of {width}x{height} (coordinates count from 1); correct the file"
-        )
-    box = (xmin - 1, ymin - 1, xmax, ymax)
-    return AnnotatedObject(categories.index(name), box, difficult, crowd=False, mask=None)
-
-
-def join(
-    objects: list[AnnotatedObject], masks: list[tuple[int, np.ndarray]]
-) -> tuple[AnnotatedObject, ...]:
-    """Give each object the mask of its category whose box is nearest to its own.
-
-    Pairs are taken from the highest IoU of boxes down to 0.5; each object and each mask once.
-    Masks that are left over are dropped, objects that are left over stay without a mask.
-    """
-    if not objects or not masks:
-        return tuple(objects)
-    object_boxes = np.array([o.box for o in objects])
-    mask_boxes = np.array([boxes.tight_box(mask) for _, mask in masks])
-    iou = boxes.iou(object_boxes, mask_boxes)
-    same = np.array([o.category for o in objects])[:, None] == np.array([c for c, _ in masks])
-    iou = np.where(same, iou, 0)
-    joined = list(objects)
-    while iou.max() >= MIN_BOX_IOU:
-        i, j = np.unravel_index(iou.argmax(), iou.shape)
-        o = objects[i]
-        joined[i] = AnnotatedObject(o.category, o.box, o.difficult, o.crowd, masks[j][1])
-        iou[i, :] = iou[:, j] = 0
-    return tuple(joined)

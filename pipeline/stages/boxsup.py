@@ -9,7 +9,9 @@ import pandas as pd
 
 from pipeline.box_labels import PngMaps, all_choices, estimated_maps, label_quality
 from pipeline.checkpoints import build_network, start_from
+from pipeline.datasets.leaks import refuse_leaks
 from pipeline.datasets.prepared import Prepared
+from pipeline.datasets.raw_cache import RawCache, pixels_of
 from pipeline.errors import BadInput
 from pipeline.fitting import LabelMaps, fit
 from pipeline.masks import decode_index_png
@@ -32,10 +34,12 @@ def boxsup(root: Path, params: Params, run_name: str) -> None:
     init = root / "data" / "models" / f"{run.init}.pt"
     models = root / "data" / "models"
 
+    refuse_leaks(root, params, model=run_name)
     with open_work(
         root, stage="boxsup", key=run_name, sections=["boxsup"], inputs=[prepared, proposals, init]
     ) as work:
         data = Prepared(root, run.dataset)
+        pixels = pixels_of(root, run.dataset, data)
         masked, boxed = supervision(data, run)
 
         def labels_of_round(network: Fcrn, epoch: int) -> LabelMaps:
@@ -43,7 +47,7 @@ def boxsup(root: Path, params: Params, run_name: str) -> None:
                 data, boxed, run, network, epoch, proposals=proposals, folder=work.folder
             )
             return LabelMaps(
-                label_map_of=partial(_true_or_estimated, data, masked, maps),
+                label_map_of=partial(_true_or_estimated, pixels, masked, maps),
                 measure=partial(label_quality, data, maps),
             )
 
@@ -56,7 +60,7 @@ def boxsup(root: Path, params: Params, run_name: str) -> None:
             network,
             ids=sorted(masked) + boxed,
             categories=data.categories,
-            image_of=data.image,
+            image_of=pixels.image,
             labels_of_round=labels_of_round,
             round_epochs=(
                 estimator.round_epochs if isinstance(estimator, BoxSupLabels) else run.epochs
@@ -74,9 +78,9 @@ def boxsup(root: Path, params: Params, run_name: str) -> None:
 
 
 def _true_or_estimated(
-    data: Prepared, masked: set[str], maps: PngMaps, image_id: str
+    pixels: Prepared | RawCache, masked: set[str], maps: PngMaps, image_id: str
 ) -> np.ndarray:
-    return data.label_map(image_id) if image_id in masked else decode_index_png(maps[image_id])
+    return pixels.label_map(image_id) if image_id in masked else decode_index_png(maps[image_id])
 
 
 def warn_of_collapse(run_name: str, history: pd.DataFrame) -> None:

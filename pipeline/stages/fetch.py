@@ -4,16 +4,30 @@ import hashlib
 import json
 import os
 import shutil
+import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from tqdm import tqdm
 
 from pipeline.datasets import voc
-from pipeline.datasets.download import SBD, VOC2012, obtain
-from pipeline.datasets.places import dataset_root, told_place
+from pipeline.datasets.archives import ARCHIVES
+from pipeline.datasets.download import obtain_all
+from pipeline.datasets.places import home, told_place
+from pipeline.datasets.processes import processors
+from pipeline.datasets.readers import PlaceOf, open_dataset, places
 from pipeline.datasets.sample import write_sample
+from pipeline.datasets.tree import Problems, Tree
 from pipeline.errors import BadInput
-from pipeline.params import Params, SampleDataset
+from pipeline.params import (
+    ContextDataset,
+    Dataset,
+    FolderDataset,
+    MixtureDataset,
+    Params,
+    SampleDataset,
+    Voc2012Dataset,
+)
 from pipeline.work import open_work
 
 
@@ -29,29 +43,70 @@ def fetch(root: Path, params: Params, dataset: str) -> None:
     manifest = root / "data" / "raw" / f"{dataset}.manifest.json"
     if dataset not in params.datasets:
         raise BadInput(f"no dataset {dataset!r}; choose one of: {', '.join(params.datasets)}")
+    entry = params.datasets[dataset]
     with open_work(root, stage="fetch", key=dataset, sections=["datasets"], inputs=[]) as work:
-        bring(root, params, dataset)
+        bring(root, dataset, entry)
+        tree = open_dataset(dataset, entry, places(root, dataset, entry), Problems(collect=False))
+        _check_train_aug(root, dataset, entry, tree)
+        for note in tree.notes:
+            print(f"{dataset}: {note}", file=sys.stderr)
         listed = work.folder / "manifest.json"
-        write_manifest(listed, voc.open_tree(root, dataset), dataset)
+        write_manifest(listed, tree, dataset)
         work.publish({listed: manifest})
 
 
-def bring(root: Path, params: Params, dataset: str) -> None:
-    """Have the dataset's tree on this machine."""
-    raw = root / "data" / "raw"
-    entry = params.datasets[dataset]
-    told = told_place(root, dataset)
+# --- what there is to bring -----------------------------------------------------------------------
+def bring(root: Path, dataset: str, entry: Dataset) -> None:
+    """Have the dataset's files on this machine. Told copies are looked at, nothing is added."""
+    raw, own = root / "data" / "raw", home(dataset, entry)
+    place_of = places(root, dataset, entry)
+    if isinstance(entry, MixtureDataset):
+        for part in (entry.masks, *entry.boxes):
+            bring(root, home(dataset, part), part)
+        return
+    told = told_place(root, dataset) or told_place(root, own)
     if isinstance(entry, SampleDataset):
         if told is None:
-            draw_anew(raw / dataset, entry)
-    else:
-        if told is None:
-            obtain(VOC2012, raw / dataset)
-        else:
-            voc.find_lists(root, dataset)  # a wrong folder is told before anything is downloaded
-        has_masks = voc.find_sbd(root, dataset) or voc.has_aug_masks(dataset_root(root, dataset))
-        if not has_masks and told_place(root, "sbd") is None:
-            obtain(SBD, raw / "sbd")
+            draw_anew(raw / own, entry)
+        return
+    if isinstance(entry, FolderDataset):
+        if told is None and not (raw / own).is_dir():
+            raise BadInput(
+                f"{raw / own}: not there. Name the folder of your images in local.yaml "
+                f"(`data: {{{own}: /path}}`) or in PIPELINE_DATA_{own.upper()}"
+            )
+        return
+    if told is None:
+        obtain_all(ARCHIVES[own], raw / own)
+    for beside in _beside(entry, place_of):
+        if told_place(root, beside) is None:
+            obtain_all(ARCHIVES[beside], raw / beside)
+
+
+def _beside(entry: Dataset, place_of: PlaceOf) -> list[str]:
+    """Other places whose files the dataset needs and does not have beside its own."""
+    if isinstance(entry, Voc2012Dataset):
+        place = place_of("voc2012")
+        voc.find_lists(place, 2012)  # a wrong folder is told before anything is downloaded
+        has_masks = voc.find_sbd(place, place_of("sbd")) or voc.has_aug_masks(place)
+        return [] if has_masks else ["sbd"]
+    if isinstance(entry, ContextDataset):
+        has_images = any((place_of(p).folder / "VOC2010").is_dir() for p in ("context", "voc2010"))
+        return [] if has_images else ["voc2010"]
+    return []
+
+
+def _check_train_aug(root: Path, dataset: str, entry: Dataset, tree: Tree) -> None:
+    """BadInput for VOC2012 without SBD's masks."""
+    if not isinstance(entry, SampleDataset | Voc2012Dataset) or "train_aug" in tree.splits:
+        return
+    place_of = places(root, dataset, entry)
+    raise BadInput(
+        f"{place_of(home(dataset, entry)).folder}: VOC2012 without SBD's masks. Unpack "
+        f"benchmark.tgz so that {voc.sbd.INNER}/ lies in {place_of('sbd').folder}, or name the "
+        "folder that holds it in PIPELINE_DATA_SBD; or add VOC2012/SegmentationClassAug/ and "
+        "VOC2012/ImageSets/Segmentation/train_aug.txt"
+    )
 
 
 def draw_anew(folder: Path, entry: SampleDataset) -> None:
@@ -65,15 +120,44 @@ def draw_anew(folder: Path, entry: SampleDataset) -> None:
     os.replace(partial, folder)
 
 
-def write_manifest(manifest: Path, tree: voc.Tree, dataset: str) -> None:
-    """List all files of the tree that are read, with sizes and digests, without their place."""
-    files = {}
-    for path in tqdm(voc.files(tree), desc="listing", unit="file", disable=None):
-        with path.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-        name = voc.published_name(tree, path)
-        files[name] = {"size": path.stat().st_size, "sha256": digest}
-    manifest.parent.mkdir(parents=True, exist_ok=True)
+# --- the manifest ---------------------------------------------------------------------------------
+def write_manifest(manifest: Path, tree: Tree, dataset: str) -> None:
+    """List all files that are read, with sizes and digests, by their published names.
+
+    Raises:
+        BadInput: files of listed images are missing; names the first and counts them.
+    """
+    files = listed_files(tree, dataset)
+    with ThreadPoolExecutor(processors()) as threads:  # hashing lets go of the interpreter
+        facts = threads.map(_fact, files.values())
+        bar = tqdm(facts, desc="listing", unit="file", total=len(files), disable=None)
+        content = {"dataset": dataset, "files": dict(zip(files, bar, strict=True))}
     partial = manifest.with_name(f".{manifest.name}.partial")
-    partial.write_text(json.dumps({"dataset": dataset, "files": files}, indent=1) + "\n")
+    partial.write_text(json.dumps(content, indent=1) + "\n")
     os.replace(partial, manifest)
+
+
+def listed_files(tree: Tree, dataset: str) -> dict[str, Path]:
+    """Every file of a tree that is read, by its published name, sorted."""
+    found, missing = dict(tree.lists), []
+    for image_id in tree.ids():
+        files = tree.files_of(image_id)
+        for name, path in files.must.items():
+            if path.is_file():
+                found[name] = path
+            else:
+                missing.append(path)
+        found |= {name: path for name, path in files.may.items() if path.is_file()}
+    if missing:
+        first = ", ".join(str(path) for path in missing[:3])
+        raise BadInput(
+            f"{dataset}: the copy is incomplete: {len(missing)} files of listed images are "
+            f"missing: {first}{', ...' if len(missing) > 3 else ''}. Copy or unpack it again"
+        )
+    return dict(sorted(found.items()))
+
+
+def _fact(path: Path) -> dict[str, int | str]:
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    return {"size": path.stat().st_size, "sha256": digest}

@@ -7,6 +7,7 @@ import torch
 from tqdm import tqdm
 
 from pipeline.checkpoints import load_model
+from pipeline.datasets.leaks import refuse_leak
 from pipeline.datasets.prepared import Prepared
 from pipeline.errors import BadInput
 from pipeline.inference import for_inference, predict_probabilities
@@ -26,6 +27,7 @@ def predict(root: Path, params: Params, evaluation: str) -> None:
     with open_work(
         root, stage="predict", key=evaluation, sections=["evaluations"], inputs=[prepared, model]
     ) as work:
+        refuse_leak(root, params, evaluation)
         data = Prepared(root, settings.dataset)
         network, saved = load_model(model, device)
         if tuple(saved["categories"]) != data.categories:

@@ -2,14 +2,13 @@
 
 import json
 import sys
-from functools import partial
 from pathlib import Path
 
-from pipeline.categories import CATEGORIES
-from pipeline.datasets import voc
 from pipeline.datasets.prepared import Prepared, write_prepared
+from pipeline.datasets.readers import open_dataset, places
+from pipeline.datasets.tree import Problems, Tree
 from pipeline.errors import BadInput
-from pipeline.params import Params, SampleDataset
+from pipeline.params import Params
 from pipeline.work import content_digest, open_work
 
 
@@ -23,17 +22,14 @@ def prepare(root: Path, params: Params, dataset: str) -> None:
     published = root / "data" / "prepared" / dataset
     if dataset not in params.datasets:
         raise BadInput(f"no dataset {dataset!r}; choose one of: {', '.join(params.datasets)}")
-    inputs = [manifest]
     with open_work(
-        root, stage="prepare", key=dataset, sections=["datasets"], inputs=inputs
+        root, stage="prepare", key=dataset, sections=["datasets"], inputs=[manifest]
     ) as work:
-        drawn = isinstance(params.datasets[dataset], SampleDataset)
-        categories = CATEGORIES["sample" if drawn else "voc"]
-        tree = voc.open_tree(root, dataset)
+        entry = params.datasets[dataset]
+        tree = open_dataset(dataset, entry, places(root, dataset, entry), Problems(collect=False))
         check_manifest(root / manifest, tree, dataset)
+        write_prepared(work.folder, tree)
         folder = work.folder / "prepared"
-        read = partial(voc.read_sample, tree, categories)
-        write_prepared(folder, read, tree.splits, categories)
         # The images stay where they are: this makes what is trained on them depend on their bytes.
         digest = content_digest(root / manifest)
         (folder / "manifest.sha256").write_text(f"{digest}\n", encoding="ascii")
@@ -46,16 +42,22 @@ def prepare(root: Path, params: Params, dataset: str) -> None:
         print(f"{dataset}: {without} of {len(images)} images have no boxes", file=sys.stderr)
 
 
-def check_manifest(manifest: Path, tree: voc.Tree, dataset: str) -> None:
+def check_manifest(manifest: Path, tree: Tree, dataset: str) -> None:
     """The files that fetch listed are there, with the sizes that they had.
 
     Raises:
         BadInput: names the first file at fault.
     """
     remedy = f"run `dvc repro -f fetch@{dataset}` if that is meant, else put the file back"
-    files = json.loads(manifest.read_text(encoding="utf-8"))["files"]
-    for name, entry in files.items():
-        path = voc.place(tree, name)
+    listed = json.loads(manifest.read_text(encoding="utf-8"))["files"]
+    paths = dict(tree.lists)
+    for image_id in tree.ids():
+        files = tree.files_of(image_id)
+        paths |= {**files.must, **files.may}
+    for name, entry in listed.items():
+        path = paths.get(name)
+        if path is None:
+            raise BadInput(f"{manifest}: lists {name}, which the lists no longer name; {remedy}")
         if not path.is_file():
             raise BadInput(f"{path}: gone since {manifest} was written; {remedy}")
         if path.stat().st_size != entry["size"]:

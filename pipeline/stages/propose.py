@@ -82,8 +82,10 @@ def propose(root: Path, params: Params, method: str, dataset: str) -> None:
 def training_images(data: Prepared) -> list[Image]:
     """The images that need candidates, each once, by image id."""
     rows = data.images
-    if (rows["split"] == "train_aug").any():
-        rows = rows[rows["split"] == "train_aug"]
+    for largest in ("mixed", "train_aug"):  # what is trained on, where the dataset has these splits
+        if (rows["split"] == largest).any():
+            rows = rows[rows["split"] == largest]
+            break
     rows = rows.drop_duplicates("image_id").sort_values("image_id")
     return [
         Image(image_id, data.image_path(image_id), int(height), int(width))

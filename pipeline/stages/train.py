@@ -3,7 +3,9 @@
 from pathlib import Path
 
 from pipeline.checkpoints import build_network, start_from
+from pipeline.datasets.leaks import refuse_leaks
 from pipeline.datasets.prepared import Prepared
+from pipeline.datasets.raw_cache import pixels_of
 from pipeline.fitting import LabelMaps, fit
 from pipeline.models.fcrn import Fcrn
 from pipeline.params import Params
@@ -17,13 +19,15 @@ def train(root: Path, params: Params, run_name: str) -> None:
     init = root / "data" / "models" / f"{run.init}.pt"
     models = root / "data" / "models"
 
+    refuse_leaks(root, params, model=run_name)
     with open_work(
         root, stage="train", key=run_name, sections=["semantic"], inputs=[prepared, init]
     ) as work:
         data = Prepared(root, run.dataset)
+        pixels = pixels_of(root, run.dataset, data)
 
         def true_masks(network: Fcrn, epoch: int) -> LabelMaps:
-            return LabelMaps(data.label_map, dict)
+            return LabelMaps(pixels.label_map, dict)
 
         network = build_network(run.network, len(data.categories), seed=run.seed)
         start_from(init, network)
@@ -33,7 +37,7 @@ def train(root: Path, params: Params, run_name: str) -> None:
             network,
             ids=data.ids(run.split),
             categories=data.categories,
-            image_of=data.image,
+            image_of=pixels.image,
             labels_of_round=true_masks,
             round_epochs=run.epochs,
         )

@@ -1,0 +1,197 @@
+"""What a copy of a dataset holds, and everything that is wrong with it."""
+
+import json
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from pipeline.datasets import coco
+from pipeline.datasets.form import Sample, read_image
+from pipeline.datasets.places import home, told_place
+from pipeline.datasets.processes import in_processes, processors
+from pipeline.datasets.readers import open_dataset
+from pipeline.datasets.tree import Place, Problems, Tree
+from pipeline.errors import BadFile, BadInput
+from pipeline.params import (
+    CityscapesDataset,
+    CocoDataset,
+    ContextDataset,
+    Dataset,
+    FolderDataset,
+    SampleDataset,
+    SbdDataset,
+    Voc2007Dataset,
+    Voc2012Dataset,
+)
+
+CHUNK = 32  # images that are sent to a process at a time
+
+# What `inspect NAME` reads; "coco" takes what years there are.
+KINDS: dict[str, Dataset] = {
+    "voc2012": Voc2012Dataset("voc2012"),
+    "voc2007": Voc2007Dataset("voc2007"),
+    "sbd": SbdDataset("sbd"),
+    "context": ContextDataset("context"),
+    "cityscapes": CityscapesDataset("cityscapes", instances="maps"),
+    "coco2014": CocoDataset("coco", year=2014, categories="coco", others="background"),
+    "coco2017": CocoDataset("coco", year=2017, categories="coco", others="background"),
+    "folder": FolderDataset("folder", val_fraction=0.2, seed=0),
+    "sample": SampleDataset("sample", train=1, extra=0, val=1),
+}
+COCO_YEARS = (2014, 2017)
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What one image adds to the counts; small, for it comes from another process."""
+
+    image: bool  # it is there and whole
+    label_map: bool
+    masks: int
+    boxes: Mapping[int, int]  # category: boxes
+    crowds: int  # of the boxes
+    problems: tuple[BadFile, ...]
+
+
+@dataclass
+class Inspection:
+    """The findings. In `splits`, images and semantic_masks count images, the others objects."""
+
+    dataset: str
+    splits: dict[str, dict[str, int]] = field(default_factory=dict)
+    categories: dict[str, int] = field(default_factory=dict)  # boxes of each in the whole copy
+    notes: list[str] = field(default_factory=list)
+    problems: list[dict[str, str]] = field(default_factory=list)
+
+    def as_json(self) -> str:
+        return json.dumps(vars(self), indent=1, ensure_ascii=False) + "\n"
+
+    def as_text(self) -> str:
+        """Tables for people, the problems last."""
+        names = ["images", "semantic_masks", "instance_masks", "boxes"]
+        rows = [["split", *names]]
+        rows += [[s, *(str(counts[n]) for n in names)] for s, counts in self.splits.items()]
+        widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+        lines = ["  ".join(map(str.rjust, row, widths)) for row in rows] if self.splits else []
+        if self.categories:
+            boxes = ", ".join(f"{name} {count}" for name, count in self.categories.items())
+            lines.append(f"boxes: {boxes}")
+        lines += [f"note: {note}" for note in self.notes]
+        lines += [f"problem: {p['path']}: {p['problem']}" for p in self.problems]
+        lines.append(f"{len(self.problems) or 'no'} problem{'s' * (len(self.problems) != 1)}")
+        return "\n".join(lines)
+
+
+def inspect(dataset: str, folder: Path, project: Path) -> Inspection:
+    """Look through the copy of a dataset in a folder, all images and annotations of it.
+
+    Args:
+        dataset: one of `KINDS`, or coco.
+        folder: as people have it; for VOC the one that contains VOC2012/.
+        project: where local.yaml may tell of other places (SBD, VOC2010), if they are not in
+            `folder` too.
+
+    Raises:
+        BadInput: an unknown dataset, or no such folder.
+    """
+    if dataset != "coco" and dataset not in KINDS:
+        raise BadInput(f"no dataset {dataset!r}; choose one of: coco, {', '.join(KINDS)}")
+    if not folder.is_dir():
+        raise BadInput(f"{folder}: no such folder; name the one that holds the dataset")
+
+    def place_of(wanted: str) -> Place:
+        told = None if wanted == home(dataset, KINDS[dataset]) else told_place(project, wanted)
+        return Place(wanted, told or folder)
+
+    problems = Problems(collect=True)
+    if dataset == "coco":
+        tree = coco.open_tree(
+            Place("coco", folder),
+            problems,
+            years=COCO_YEARS,
+            categories="coco",
+            others="background",
+        )
+    else:
+        tree = open_dataset(dataset, KINDS[dataset], place_of, problems)
+    return look_through(dataset, tree, problems)
+
+
+def look_through(dataset: str, tree: Tree, problems: Problems) -> Inspection:
+    """The findings on a tree; `problems` are those that its reader met when it opened it."""
+    facts = dict(_all_facts(tree))
+    found = Inspection(dataset, notes=list(tree.notes))
+    for split, listed in tree.splits.items():
+        its = [facts[image_id] for image_id in listed]
+        found.splits[split] = {
+            "images": sum(f.image for f in its),
+            "semantic_masks": sum(f.label_map for f in its),
+            "instance_masks": sum(f.masks for f in its),
+            "boxes": sum(sum(f.boxes.values()) for f in its),
+        }
+        official = tree.official.get(split, len(listed))
+        if official != len(listed):
+            found.notes.append(f"{split}: {len(listed)} images; officially {official}")
+        if crowds := sum(f.crowds for f in its):
+            found.notes.append(f"{split}: {crowds} of the boxes are of crowds")
+    boxes = sum((Counter(f.boxes) for f in facts.values()), Counter[int]())
+    found.categories = {name: boxes[c] for c, name in enumerate(tree.categories) if boxes[c]}
+    faults = [*problems.found, *(fault for f in facts.values() for fault in f.problems)]
+    found.problems = [{"path": str(f.path), "problem": f.problem} for f in faults]
+    return found
+
+
+def _all_facts(tree: Tree) -> Iterator[tuple[str, Facts]]:
+    ids = tree.ids()
+    starts = range(0, len(ids), CHUNK)
+
+    def work() -> Iterator[list[tuple[str, Any, Mapping[str, Path]]]]:
+        for start in starts:
+            chunk = ids[start : start + CHUNK]
+            yield [(i, tree.record(i), tree.files_of(i).must) for i in chunk]
+
+    with tqdm(total=len(ids), desc="inspecting", unit="image", disable=None) as progress:
+        for facts in in_processes(
+            partial(_facts_of_each, tree.read), work(), min(processors(), len(starts))
+        ):
+            yield from facts
+            progress.update(len(facts))
+
+
+def _facts_of_each(read: Any, work: list) -> list[tuple[str, Facts]]:
+    return [(image_id, facts_of(read, record, files)) for image_id, record, files in work]
+
+
+def facts_of(read: Any, record: Any, files: Mapping[str, Path]) -> Facts:
+    """Read one image and its annotation; whatever is wrong is among the facts.
+
+    Args:
+        read, record: of a Tree. files: those that must be there, by published name.
+    """
+    problems = Problems(collect=True)
+    sample: Sample | None = None
+    image = False
+    try:
+        sample = read(record, problems)
+        read_image(files[sample.path])
+        image = True
+    except BadFile as fault:
+        problems.found.append(fault)
+    except Exception as error:  # a reader lets none out; if one does, the check still goes on
+        path = next(iter(files.values()), Path())
+        said = f"its annotation cannot be read ({type(error).__name__}: {error})"
+        problems.found.append(BadFile(path, said, "look at all files of this image"))
+    objects = (sample.objects if sample else None) or ()
+    return Facts(
+        image=image,
+        label_map=sample is not None and sample.label_map is not None,
+        masks=sum(o.mask_rle is not None for o in objects),
+        boxes=Counter(o.category for o in objects),
+        crowds=sum(o.crowd for o in objects),
+        problems=tuple(problems.found),
+    )

@@ -1,0 +1,79 @@
+"""No model is measured on images that it, or a model it started from, was trained on.
+
+The case that it is for: 4,629 of the 5,732 images on which instance segmentation is measured
+(SBD's instance_val) are in VOC's train_aug, so a semantic network trained on train_aug must not be
+used there. Images are told apart by their ids, which VOC2012, SBD and PASCAL-Context share.
+
+Implements: Wu2016 Sec. 3.2 (trained on 5,623 images, measured on 5,732 others).
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from pipeline.datasets.places import home
+from pipeline.errors import BadInput
+from pipeline.params import CocoDataset, Dataset, MixtureDataset, Params, SemanticRun
+from pipeline.tables import read_table
+
+SHARED_IDS = ("voc2012", "sbd", "context")
+
+
+def refuse_leaks(root: Path, params: Params, *, model: str) -> None:
+    """Check every evaluation for which `model` is trained, as far as its dataset is prepared.
+
+    Raises:
+        BadInput: names the evaluation, both lists and how many images they share.
+    """
+    for name, entry in params.evaluations.items():
+        if model in trained_for(params, entry.model) and _prepared(root, entry.dataset):
+            refuse_leak(root, params, name)
+
+
+def refuse_leak(root: Path, params: Params, evaluation: str) -> None:
+    """Check one evaluation, whose dataset is prepared. Raises BadInput as `refuse_leaks`."""
+    entry = params.evaluations[evaluation]
+    measured = _images(root, params, entry.dataset, entry.split)
+    for model in trained_for(params, entry.model):
+        run = (params.semantic | params.boxsup)[model]
+        if not _prepared(root, run.dataset):
+            continue
+        if shared := measured & _images(root, params, run.dataset, run.split):
+            raise BadInput(
+                f"evaluations.{evaluation}: {model} is trained on {len(shared)} of the "
+                f"{len(measured)} images it would be measured on ({run.dataset} {run.split} and "
+                f"{entry.dataset} {entry.split}; one is {min(shared)[1]}). Train it on images "
+                "apart from these: for sbd instance_val that is sbd instance_train"
+            )
+
+
+def trained_for(params: Params, model: str) -> Iterator[str]:
+    """A model and those it started from, one after another, as far as they are trained here."""
+    runs: dict[str, SemanticRun] = {**params.semantic, **params.boxsup}
+    seen: set[str] = set()
+    while model in runs and model not in seen:
+        seen.add(model)
+        yield model
+        model = runs[model].init
+
+
+def _prepared(root: Path, dataset: str) -> bool:
+    return _table(root, dataset).is_file()
+
+
+def _table(root: Path, dataset: str) -> Path:
+    return root / "data" / "prepared" / dataset / "images.parquet"
+
+
+def _images(root: Path, params: Params, dataset: str, split: str) -> set[tuple[str, str]]:
+    """The images of a split as (whose ids they are, id)."""
+    entry, images = params.datasets[dataset], read_table(_table(root, dataset), "images")
+    ids = images.loc[images["split"] == split, "image_id"]
+    return {_identity(dataset, entry, image_id) for image_id in ids}
+
+
+def _identity(dataset: str, entry: Dataset, image_id: str) -> tuple[str, str]:
+    if isinstance(entry, MixtureDataset):
+        entry = entry.masks
+    if isinstance(entry, CocoDataset):
+        return "coco", image_id[-12:]  # COCO_train2014_000000000009 is 000000000009 in 2017
+    return ("voc" if entry.kind in SHARED_IDS else home(dataset, entry)), image_id
