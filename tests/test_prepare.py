@@ -315,7 +315,27 @@ def test_what_is_not_there_is_downloaded(tmp_path, monkeypatch):
     root = project(tmp_path, "{voc2012: {kind: voc2012}}")
     with pytest.raises(BadInput, match="unpack VOCtrainval_11-May-2012.tar"):
         run(fetch, root, "voc2012")
-    assert asked == [(ARCHIVES["voc2012"], root / "data/raw/voc2012")]
+    raw = root / "data" / "raw"
+    assert asked == [(ARCHIVES["voc2012"], raw / "voc2012"), (ARCHIVES["sbd"], raw / "sbd")]
+
+
+def test_all_that_must_be_placed_by_hand_is_told_at_once(tmp_path, monkeypatch):
+    def no_network(archives, folder):
+        raise PlaceByHand(f"{archives[0].name} to {folder}")
+
+    monkeypatch.setattr(fetch_module, "obtain_all", no_network)
+    root = project(
+        tmp_path,
+        "{context: {kind: context}, both: {kind: mixture, masks: {kind: voc2012}, "
+        "split: train_aug, boxes: [{kind: coco, year: 2014, categories: voc, others: ignore}]}}",
+    )
+    with pytest.raises(PlaceByHand, match=r"trainval.tar.gz to .*context\nVOCtrainval_03.*voc2010"):
+        run(fetch, root, "context")
+    with pytest.raises(PlaceByHand) as told:
+        run(fetch, root, "both")
+    assert [line.rsplit("/", 1)[1] for line in str(told.value).splitlines()] == [
+        "voc2012", "sbd", "coco2014",
+    ]  # fmt: skip
 
 
 def test_a_told_copy_without_sbd_downloads_sbd_only(fetched, monkeypatch):

@@ -267,7 +267,7 @@ def read_numbers(path: Path, shape: tuple[int, int]) -> np.ndarray:
 def objects_of(
     path: Path, numbers: np.ndarray, labels: np.ndarray | None
 ) -> tuple[AnnotatedObject, ...]:
-    """The objects of the trained labels, groups first.
+    """The objects, groups first; those of labels that are not trained have the category 255.
 
     Args:
         path: the file that the numbers came from.
@@ -286,9 +286,7 @@ def objects_of(
             "put the original instanceIds.png there",
         )
     train_id = train_id_of_label()
-    trained = np.zeros(256, bool)
-    trained[[i for i in CITYSCAPES_THINGS if train_id[i] != IGNORE]] = True
-    counted = trained[label]
+    counted = np.isin(np.arange(256), CITYSCAPES_THINGS)[label]
     if labels is not None and counted.any():
         agreement = np.count_nonzero(counted & (label == labels)) / np.count_nonzero(counted)
         if agreement < MIN_AGREEMENT:

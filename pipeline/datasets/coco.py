@@ -120,6 +120,7 @@ def open_tree(
         record=record,
         read=partial(read, values_of(categories, others)),
         notes=tuple(notes),
+        counts_crowds=True,
     )
 
 

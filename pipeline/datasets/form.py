@@ -22,7 +22,7 @@ Box = tuple[int, int, int, int]  # half-open [x0, y0, x1, y1), pixels from 0
 
 @dataclass(frozen=True)
 class AnnotatedObject:
-    category: int  # ours: contiguous
+    category: int  # ours: contiguous; 255 for none of them: counted, but not prepared
     box: Box
     difficult: bool
     crowd: bool  # a region of many: not one object

@@ -10,6 +10,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from pipeline.categories import IGNORE
 from pipeline.datasets import coco
 from pipeline.datasets.form import Sample, read_image
 from pipeline.datasets.places import home, told_place
@@ -54,13 +55,17 @@ class Facts:
     label_map: bool
     masks: int
     boxes: Mapping[int, int]  # category: boxes
-    crowds: int  # of the boxes
+    crowds: int
     problems: tuple[BadFile, ...]
 
 
 @dataclass
 class Inspection:
-    """The findings. In `splits`, images and semantic_masks count images, the others objects."""
+    """The findings.
+
+    In `splits`, images and semantic_masks count images, instance_masks and boxes objects. Crowds
+    are among these in COCO, which publishes them with boxes; the groups of Cityscapes are not.
+    """
 
     dataset: str
     splits: dict[str, dict[str, int]] = field(default_factory=dict)
@@ -138,7 +143,8 @@ def look_through(dataset: str, tree: Tree, problems: Problems) -> Inspection:
         if official != len(listed):
             found.notes.append(f"{split}: {len(listed)} images; officially {official}")
         if crowds := sum(f.crowds for f in its):
-            found.notes.append(f"{split}: {crowds} of the boxes are of crowds")
+            told = "of the boxes are of crowds" if tree.counts_crowds else "groups are not counted"
+            found.notes.append(f"{split}: {crowds} {told}")
     boxes = sum((Counter(f.boxes) for f in facts.values()), Counter[int]())
     found.categories = {name: boxes[c] for c, name in enumerate(tree.categories) if boxes[c]}
     faults = [*problems.found, *(fault for f in facts.values() for fault in f.problems)]
@@ -157,21 +163,26 @@ def _all_facts(tree: Tree) -> Iterator[tuple[str, Facts]]:
 
     with tqdm(total=len(ids), desc="inspecting", unit="image", disable=None) as progress:
         for facts in in_processes(
-            partial(_facts_of_each, tree.read), work(), min(processors(), len(starts))
+            partial(_facts_of_each, tree.read, tree.counts_crowds),
+            work(),
+            min(processors(), len(starts)),
         ):
             yield from facts
             progress.update(len(facts))
 
 
-def _facts_of_each(read: Any, work: list) -> list[tuple[str, Facts]]:
-    return [(image_id, facts_of(read, record, files)) for image_id, record, files in work]
+def _facts_of_each(read: Any, counts_crowds: bool, work: list) -> list[tuple[str, Facts]]:
+    return [
+        (image_id, facts_of(read, record, files, counts_crowds)) for image_id, record, files in work
+    ]
 
 
-def facts_of(read: Any, record: Any, files: Mapping[str, Path]) -> Facts:
+def facts_of(read: Any, record: Any, files: Mapping[str, Path], counts_crowds: bool) -> Facts:
     """Read one image and its annotation; whatever is wrong is among the facts.
 
     Args:
-        read, record: of a Tree. files: those that must be there, by published name.
+        read, record, counts_crowds: of a Tree.
+        files: those that must be there, by published name.
     """
     problems = Problems(collect=True)
     sample: Sample | None = None
@@ -187,11 +198,12 @@ def facts_of(read: Any, record: Any, files: Mapping[str, Path]) -> Facts:
         said = f"its annotation cannot be read ({type(error).__name__}: {error})"
         problems.found.append(BadFile(path, said, "look at all files of this image"))
     objects = (sample.objects if sample else None) or ()
+    counted = [o for o in objects if counts_crowds or not o.crowd]
     return Facts(
         image=image,
         label_map=sample is not None and sample.label_map is not None,
-        masks=sum(o.mask_rle is not None for o in objects),
-        boxes=Counter(o.category for o in objects),
+        masks=sum(o.mask_rle is not None for o in counted),
+        boxes=Counter(o.category for o in counted if o.category != IGNORE),
         crowds=sum(o.crowd for o in objects),
         problems=tuple(problems.found),
     )

@@ -22,6 +22,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from tqdm import tqdm
 
+from pipeline.categories import IGNORE
 from pipeline.datasets.form import Sample, read_image
 from pipeline.datasets.places import dataset_root
 from pipeline.datasets.processes import in_processes, processors
@@ -209,7 +210,7 @@ def image_rows(
         "has_boxes": sample.objects is not None,
     }
     objects = []
-    for number, o in enumerate(sample.objects or ()):
+    for number, o in enumerate(o for o in sample.objects or () if o.category != IGNORE):
         corners = dict(zip(("x0", "y0", "x1", "y1"), o.box, strict=True))
         objects.append(
             {"image_id": sample.image_id, "instance": number, "category": o.category, **corners}

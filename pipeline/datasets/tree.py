@@ -63,6 +63,7 @@ class Tree:
     record: Callable[[str], Any]  # all that `read` needs to know of an image; small, picklable
     read: Callable[[Any, Problems], Sample]  # raises BadFile where there is no readable image
     notes: tuple[str, ...] = ()  # what a user should know about this copy
+    counts_crowds: bool = False  # whether crowds are published as objects, with boxes
 
     @classmethod
     def nothing(cls, categories: tuple[str, ...]) -> "Tree":

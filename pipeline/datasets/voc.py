@@ -73,56 +73,77 @@ def open_tree(
     Raises:
         BadFile: a folder or list is missing; says what to put where.
     """
-    voc = place.folder / "VOC2012"
-    listed: dict[str, Path] = {}
-
-    def ids_of(where: Place, path: Path) -> list[str]:
-        listed[where.name_of(path)] = path
-        return read_ids(path, problems)
-
     with problems.noted():
-        folder = find_lists(place, 2012) / "Segmentation"
-        splits = {n: ids_of(place, folder / f"{n}.txt") for n in ("train", "val", "trainval")}
-        voc_ids = frozenset(image_id for ids in splits.values() for image_id in ids)
         sbd_place = find_sbd(place, sbd_place)
-        extra: list[str] | None = None
-        notes: tuple[str, ...] = ()
-        if sbd_place:
-            base = sbd_place.folder / sbd.INNER
-            extra = [i for n in ("train", "val") for i in ids_of(sbd_place, base / f"{n}.txt")]
-        elif has_aug_masks(place):
-            extra = ids_of(place, folder / "train_aug.txt")
-        else:
-            notes = ("no train_aug: neither SBD's masks nor SegmentationClassAug/ are there",)
-        if extra is not None:
-            splits["train_aug"] = train_aug(splits["train"], splits["val"], extra)
-        splits |= held_out(splits["val"])
-        main = place.folder / "VOC2012" / "ImageSets" / "Main" / "trainval.txt"
-        with_boxes = frozenset(ids_of(place, main) if main.exists() else ())
-
-        def record(image_id: str) -> Files:
-            labels = voc / "SegmentationClass" / f"{image_id}.png"
-            objects: Path | None = voc / "SegmentationObject" / f"{image_id}.png"
-            source = "voc" if image_id in voc_ids else "sbd"
-            if source == "sbd" and sbd_place:
-                labels = sbd_place.folder / sbd.INNER / "cls" / f"{image_id}.mat"
-                objects = sbd_place.folder / sbd.INNER / "inst" / f"{image_id}.mat"
-            elif source == "sbd":
-                labels, objects = voc / "SegmentationClassAug" / f"{image_id}.png", None
-            files = _files(place, voc, image_id, xml_must=image_id in with_boxes)
-            return replace(files, labels=labels, objects=objects, source=source)
-
+        paths = _list_paths(place, sbd_place)
+        ids = {what: read_ids(path, problems) for what, (_, path) in paths.items()}
+        splits = _splits(ids)
+        has_aug = "train_aug" in splits
+        record = partial(
+            _record,
+            place,
+            sbd_place,
+            frozenset(ids["train"] + ids["val"] + ids["trainval"]),
+            frozenset(ids.get("with boxes", ())),
+        )
         return Tree(
             categories=categories,
             splits=splits,
             official=OFFICIAL if categories == VOC else {},
-            lists=listed,
+            lists={where.name_of(path): path for where, path in paths.values()},
             files_of=lambda image_id: _published_files((place, sbd_place), record(image_id)),
             record=record,
             read=partial(read_sample, categories),
-            notes=notes,
+            notes=() if has_aug else ("no train_aug: no masks of SBD, no SegmentationClassAug/",),
         )
     return Tree.nothing(categories)
+
+
+def _list_paths(place: Place, sbd_place: Place | None) -> dict[str, tuple[Place, Path]]:
+    """The lists of a copy, each with its place."""
+    image_sets = find_lists(place, 2012)
+    segmentation, main = image_sets / "Segmentation", image_sets / "Main" / "trainval.txt"
+    paths = {n: (place, segmentation / f"{n}.txt") for n in ("train", "val", "trainval")}
+    if sbd_place:
+        base = sbd_place.folder / sbd.INNER
+        paths |= {f"sbd {n}": (sbd_place, base / f"{n}.txt") for n in ("train", "val")}
+    elif has_aug_masks(place):
+        paths["sbd"] = (place, segmentation / "train_aug.txt")
+    if main.exists():
+        paths["with boxes"] = (place, main)
+    return paths
+
+
+def _splits(ids: dict[str, list[str]]) -> dict[str, list[str]]:
+    splits = {name: ids[name] for name in ("train", "val", "trainval")}
+    extra = [
+        image_id for what, listed in ids.items() if what.startswith("sbd") for image_id in listed
+    ]
+    if extra:
+        splits["train_aug"] = train_aug(splits["train"], splits["val"], extra)
+    return splits | held_out(splits["val"])
+
+
+def _record(
+    place: Place,
+    sbd_place: Place | None,
+    voc_ids: frozenset[str],
+    with_boxes: frozenset[str],
+    image_id: str,
+) -> Files:
+    """The files of an image: VOC's masks where VOC has them, else SBD's."""
+    voc = place.folder / "VOC2012"
+    files = _files(place, voc, image_id, xml_must=image_id in with_boxes)
+    if image_id in voc_ids:
+        labels = voc / "SegmentationClass" / f"{image_id}.png"
+        return replace(files, labels=labels, objects=voc / "SegmentationObject" / f"{image_id}.png")
+    if sbd_place is None:
+        labels = voc / "SegmentationClassAug" / f"{image_id}.png"
+        return replace(files, labels=labels, source="sbd")
+    labels, objects = (
+        sbd_place.folder / sbd.INNER / folder / f"{image_id}.mat" for folder in ("cls", "inst")
+    )
+    return replace(files, labels=labels, objects=objects, source="sbd")
 
 
 def open_tree_2007(place: Place, problems: Problems) -> Tree:

@@ -5,7 +5,9 @@ import json
 import os
 import shutil
 import sys
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 from tqdm import tqdm
@@ -15,10 +17,10 @@ from pipeline.datasets.archives import ARCHIVES
 from pipeline.datasets.download import obtain_all
 from pipeline.datasets.places import home, told_place
 from pipeline.datasets.processes import processors
-from pipeline.datasets.readers import PlaceOf, open_dataset, places
+from pipeline.datasets.readers import open_dataset, places
 from pipeline.datasets.sample import write_sample
 from pipeline.datasets.tree import Problems, Tree
-from pipeline.errors import BadInput
+from pipeline.errors import BadInput, PlaceByHand
 from pipeline.params import (
     ContextDataset,
     Dataset,
@@ -57,13 +59,17 @@ def fetch(root: Path, params: Params, dataset: str) -> None:
 
 # --- what there is to bring -----------------------------------------------------------------------
 def bring(root: Path, dataset: str, entry: Dataset) -> None:
-    """Have the dataset's files on this machine. Told copies are looked at, nothing is added."""
-    raw, own = root / "data" / "raw", home(dataset, entry)
-    place_of = places(root, dataset, entry)
+    """Have the dataset's files on this machine. Told copies are looked at, nothing is added.
+
+    Raises:
+        BadInput: a told place is not what it should be.
+        PlaceByHand: after all that can be had is there; says of every other file where it goes.
+    """
     if isinstance(entry, MixtureDataset):
-        for part in (entry.masks, *entry.boxes):
-            bring(root, home(dataset, part), part)
+        parts = (entry.masks, *entry.boxes)
+        _do_all([partial(bring, root, home(dataset, part), part) for part in parts])
         return
+    raw, own = root / "data" / "raw", home(dataset, entry)
     told = told_place(root, dataset) or told_place(root, own)
     if isinstance(entry, SampleDataset):
         if told is None:
@@ -76,18 +82,30 @@ def bring(root: Path, dataset: str, entry: Dataset) -> None:
                 f"(`data: {{{own}: /path}}`) or in PIPELINE_DATA_{own.upper()}"
             )
         return
-    if told is None:
-        obtain_all(ARCHIVES[own], raw / own)
-    for beside in _beside(entry, place_of):
-        if told_place(root, beside) is None:
-            obtain_all(ARCHIVES[beside], raw / beside)
+    wanted = [own] if told is None else []
+    wanted += [p for p in _beside(root, dataset, entry) if told_place(root, p) is None]
+    _do_all([partial(obtain_all, ARCHIVES[place], raw / place) for place in wanted])
 
 
-def _beside(entry: Dataset, place_of: PlaceOf) -> list[str]:
+def _do_all(steps: list[Callable[[], None]]) -> None:
+    """Every step; what has to be placed by hand is told in the end, together."""
+    by_hand = []
+    for step in steps:
+        try:
+            step()
+        except PlaceByHand as error:
+            by_hand.append(str(error))
+    if by_hand:
+        raise PlaceByHand("\n".join(by_hand))
+
+
+def _beside(root: Path, dataset: str, entry: Dataset) -> list[str]:
     """Other places whose files the dataset needs and does not have beside its own."""
+    place_of = places(root, dataset, entry)
     if isinstance(entry, Voc2012Dataset):
         place = place_of("voc2012")
-        voc.find_lists(place, 2012)  # a wrong folder is told before anything is downloaded
+        if told_place(root, place.name):
+            voc.find_lists(place, 2012)  # a wrong folder is told before anything is downloaded
         has_masks = voc.find_sbd(place, place_of("sbd")) or voc.has_aug_masks(place)
         return [] if has_masks else ["sbd"]
     if isinstance(entry, ContextDataset):
@@ -113,11 +131,11 @@ def draw_anew(folder: Path, entry: SampleDataset) -> None:
     """Draw the sample; `folder` is replaced by it when it is complete."""
     if folder.is_symlink():
         raise BadInput(f"{folder}: a link, which is not written through; remove it and run again")
-    partial = folder.with_name(f".{folder.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    write_sample(partial, entry.train, entry.extra, entry.val)
+    unfinished = folder.with_name(f".{folder.name}.partial")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    write_sample(unfinished, entry.train, entry.extra, entry.val)
     shutil.rmtree(folder, ignore_errors=True)
-    os.replace(partial, folder)
+    os.replace(unfinished, folder)
 
 
 # --- the manifest ---------------------------------------------------------------------------------
@@ -132,9 +150,9 @@ def write_manifest(manifest: Path, tree: Tree, dataset: str) -> None:
         facts = threads.map(_fact, files.values())
         bar = tqdm(facts, desc="listing", unit="file", total=len(files), disable=None)
         content = {"dataset": dataset, "files": dict(zip(files, bar, strict=True))}
-    partial = manifest.with_name(f".{manifest.name}.partial")
-    partial.write_text(json.dumps(content, indent=1) + "\n")
-    os.replace(partial, manifest)
+    unfinished = manifest.with_name(f".{manifest.name}.partial")
+    unfinished.write_text(json.dumps(content, indent=1) + "\n")
+    os.replace(unfinished, manifest)
 
 
 def listed_files(tree: Tree, dataset: str) -> dict[str, Path]:
