@@ -1,4 +1,4 @@
-"""Opening the whole of COCO: seconds and memory, beside the COCO API.
+"""Opening and preparing the whole of COCO: seconds and memory; opening, beside the COCO API.
 
     python -m pytest benchmarks/test_open_coco.py -m slow -s
 
@@ -6,16 +6,24 @@ An annotation file of the size of train2017's is drawn, 118,287 images and 860,0
 removed at the end. Each reader opens it in a process of its own; ours makes all records besides.
 """
 
+import contextlib
 import json
+import os
+import re
+import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
+from PIL import Image
 
 from pipeline.categories import COCO_NAMES
 
+PROJECT = Path(__file__).resolve().parents[1]
 TRAIN2017 = {"images": 118287, "annotations": 860001}
 
 
@@ -86,11 +94,11 @@ marks.append(time.perf_counter())
 """,
 }
 TIMED = """
-import json, resource, sys, time
+import json, re, sys, time
 marks = [time.perf_counter()]
 {opener}
 marks.append(time.perf_counter())
-peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+peak = int(re.search(r"VmHWM:\\s+(\\d+)", open("/proc/self/status").read())[1]) / 2**20
 print(json.dumps([marks[1] - marks[0], marks[2] - marks[1], peak]))
 """
 
@@ -109,3 +117,55 @@ def test_opening_the_whole_of_coco(tmp_path):
             assert reader != "ours" or peak < 3
     finally:
         path.unlink()
+
+
+PREPARE = """
+import sys, time
+from pathlib import Path
+from pipeline.datasets import coco
+from pipeline.datasets.prepared import write_prepared
+from pipeline.datasets.tree import Place, Problems
+
+if __name__ == "__main__":
+    begin = time.perf_counter()
+    root = Path(sys.argv[1])
+    tree = coco.open_tree(
+        Place("coco2017", root),
+        Problems(collect=False),
+        years=(2017,),
+        categories="voc",
+        others="background",
+    )
+    write_prepared(root / "work", tree)
+    print(f"{len(tree.ids())} images in {time.perf_counter() - begin:.0f} s", end="; ")
+"""
+
+
+@pytest.mark.slow
+def test_preparing_the_whole_of_coco(tmp_path):
+    """Every image is the same drawn JPEG under another name; the annotations are all there."""
+    path = write_whole_coco(tmp_path)
+    Image.fromarray(np.zeros((480, 640, 3), np.uint8)).save(tmp_path / "image.jpg")
+    for name in re.findall(rb'"file_name":"(\d+\.jpg)"', path.read_bytes()):
+        os.symlink(tmp_path / "image.jpg", tmp_path / "train2017" / name.decode())
+    script = tmp_path / "script.py"
+    script.write_text(PREPARE)
+    environment = os.environ | {"PYTHONPATH": str(PROJECT)}
+    try:
+        running = subprocess.Popen([sys.executable, str(script), str(tmp_path)], env=environment)
+        most = 0.0
+        while running.poll() is None:
+            most = max(most, memory_of(psutil.Process(running.pid)))
+            time.sleep(0.2)
+        print(f"{most:.2f} GiB, all {os.cpu_count()} processes together")
+        assert running.returncode == 0 and most < 3
+    finally:
+        shutil.rmtree(tmp_path)
+
+
+def memory_of(process: psutil.Process) -> float:
+    """GiB that a process and those it started hold now."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        family = [process, *process.children(recursive=True)]
+        return sum(each.memory_info().rss for each in family) / 2**30
+    return 0.0

@@ -68,7 +68,8 @@ def compare(
     benchmark.group = f"{group}: {len(ids)} images, {objects:.1f} objects each"
     benchmark.name = by
     benchmark.pedantic(loop if by == "plain" else lambda: ours(tree, ids), rounds=7)
-    benchmark.extra_info["images/s"] = round(len(ids) / benchmark.stats.stats.min, 1)
+    if benchmark.stats:  # none with --benchmark-disable
+        benchmark.extra_info["images/s"] = round(len(ids) / benchmark.stats.stats.min, 1)
 
 
 # --- the parts of a plain loop --------------------------------------------------------------------

@@ -9,7 +9,9 @@ import sys
 
 from prefect.plugins import register_hook
 
-NAMES = frozenset({"train-sample", "train-voc"})  # as in prefect.yaml
+NAMES = frozenset(  # as in prefect.yaml
+    {"train-sample", "train-voc", "train-cityscapes", "train-context", "train-boxsup"}
+)
 
 
 def expand(argv: list[str]) -> list[str]:

@@ -14,6 +14,7 @@ from prefect import flow, get_run_logger, task
 from prefect.artifacts import create_table_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State
+from prefect.runtime import flow_run
 from prefect.states import Cancelled, Completed, Failed
 
 from flows.dvc_project import DvcProject
@@ -25,34 +26,26 @@ ROOT = Path(__file__).resolve().parents[1]
 GPU_STAGES = frozenset({"weights", "train", "boxsup", "predict"})
 
 
-@flow(name="train-sample")
-def train_sample(
+@flow
+def train(
     runs: tuple[str, ...] = (), overrides: dict[str, Any] | None = None, parallel: int = 1
 ) -> State:
-    """Build, evaluate and report everything that is active: as shipped, both papers in miniature.
+    """Build, evaluate and report runs.
 
     Args:
         runs: names or groups of the catalogue; activated if they are not. Empty: all active.
         overrides: dotted key: value, written to the activated entries of params.yaml.
         parallel: stages at a time.
     """
-    return run_graph("train-sample", runs, overrides or {}, parallel)
+    return run_graph(str(flow_run.flow_name), runs, overrides or {}, parallel)
 
 
-@flow(name="train-voc")
-def train_voc(
-    runs: tuple[str, ...] = ("wu2016/fcrn101_s8_k5_d12_b512_voc",),
-    overrides: dict[str, Any] | None = None,
-    parallel: int = 1,
-) -> State:
-    """Build, evaluate and report runs on VOC.
-
-    Args:
-        runs: names or groups of the catalogue; activated if they are not. Empty: all active.
-        overrides: dotted key: value, written to the activated entries of params.yaml.
-        parallel: stages at a time.
-    """
-    return run_graph("train-voc", runs, overrides or {}, parallel)
+# One flow, under the name of each deployment; prefect.yaml says which runs are whose.
+train_sample = train.with_options(name="train-sample")
+train_voc = train.with_options(name="train-voc")
+train_cityscapes = train.with_options(name="train-cityscapes")
+train_context = train.with_options(name="train-context")
+train_boxsup = train.with_options(name="train-boxsup")
 
 
 def run_graph(

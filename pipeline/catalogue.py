@@ -138,14 +138,14 @@ def all_entries(params: Params) -> list[Entry]:
 
 # --- the commands --------------------------------------------------------------------------------
 def activate(root: Path, names: list[str], overrides: dict[str, object] | None = None) -> list[str]:
-    """Copy evaluations, with all that they need, from the catalogue into params.yaml.
+    """Copy evaluations or datasets, with all they need, from the catalogue into params.yaml.
 
     What is in params.yaml under the same name stays as it is: it may have been edited. The new
     content is checked before it replaces the old, at once, under a lock; each change is printed.
 
     Args:
         root: the project folder.
-        names: FILE/NAME of groups, evaluations or runs of the catalogue.
+        names: FILE/NAME of groups, evaluations, runs or datasets of the catalogue.
         overrides: {dotted key, such as semantic.fcrn101_s8_k5_d12_voc.lr: value} to change in
             params.yaml after that.
 
@@ -171,7 +171,7 @@ def dry_run(root: Path, names: list[str], overrides: dict[str, object] | None = 
 
 
 def deactivate(root: Path, names: list[str]) -> list[Entry]:
-    """Take evaluations out of params.yaml, and what they needed and nothing else needs.
+    """Take evaluations or datasets out of params.yaml, and what they needed and nothing else needs.
 
     Args:
         names: evaluations in params.yaml, or FILE/NAME as for `activate`.
@@ -180,21 +180,24 @@ def deactivate(root: Path, names: list[str]) -> list[Entry]:
         The entries (section, name) taken out. What stays keeps every byte.
 
     Raises:
-        BadInput: a name is neither active nor in the catalogue; nothing was changed.
+        BadInput: a name is neither active nor in the catalogue, or a dataset is still needed;
+            nothing was changed.
     """
     path = root / "params.yaml"
     with _locked(root):
         params = load_params(path)
-        evaluations: set[Entry] = set()
+        given: set[Entry] = set()
         for name in names:
-            found = _evaluations(root, name)[2] if "/" in name else [name]
-            active = [n for n in found if n in params.evaluations]
+            found = _meant(root, name)[2] if "/" in name else [("evaluations", name)]
+            active = {(s, n) for s, n in found if n in getattr(params, s)}
             if not active:
                 raise BadInput(f"{path}: {name} is not active; nothing was taken out")
-            evaluations |= {("evaluations", n) for n in active}
-        needed = with_needs(params, sorted(evaluations))
+            given |= active
+        needed = with_needs(params, sorted(given))
         kept = with_needs(params, [e for e in all_entries(params) if e not in needed])
         removed = [e for e in all_entries(params) if e in needed - kept]
+        if not removed:
+            raise BadInput(f"{path}: what else is active needs {', '.join(names)}; it stays")
 
         text = path.read_text(encoding="utf-8")
         expected = read_yaml(path)
@@ -223,8 +226,8 @@ def parse_overrides(texts: list[str]) -> dict[str, object]:
 
 
 # --- working out what to change ------------------------------------------------------------------
-def _evaluations(root: Path, name: str) -> tuple[Path, Catalogue, list[str]]:
-    """The catalogue file, and the evaluations in it, that FILE/NAME stands for."""
+def _meant(root: Path, name: str) -> tuple[Path, Catalogue, list[Entry]]:
+    """The catalogue file, and the evaluations or the dataset in it, that FILE/NAME stands for."""
     file, _, short = name.partition("/")
     path = root / "params" / f"{file}.yaml"
     files = sorted(p.stem for p in (root / "params").glob("*.yaml"))
@@ -233,15 +236,20 @@ def _evaluations(root: Path, name: str) -> tuple[Path, Catalogue, list[str]]:
             f"{name!r} names nothing: write FILE/NAME, where FILE is one of {', '.join(files)}"
         )
     catalogue = load_catalogue(path)
+    if short in catalogue.datasets:
+        return path, catalogue, [("datasets", short)]
     if short in catalogue.groups:
-        return path, catalogue, list(catalogue.groups[short])
-    if short in catalogue.evaluations:
-        return path, catalogue, [short]
-    of_run = [e for e, entry in catalogue.evaluations.items() if entry.model == short]
-    if not of_run:
-        known = ", ".join([*catalogue.groups, *catalogue.evaluations])
-        raise BadInput(f"{path}: no group, evaluation or run {short!r}; there are: {known}")
-    return path, catalogue, of_run
+        found = list(catalogue.groups[short])
+    elif short in catalogue.evaluations:
+        found = [short]
+    else:
+        found = [e for e, entry in catalogue.evaluations.items() if entry.model == short]
+    if not found:
+        known = ", ".join([*catalogue.groups, *catalogue.evaluations, *catalogue.datasets])
+        raise BadInput(
+            f"{path}: no group, evaluation, run or dataset {short!r}; there are: {known}"
+        )
+    return path, catalogue, [("evaluations", e) for e in found]
 
 
 def _plan(root: Path, names: list[str], overrides: dict[str, object]) -> Plan:
@@ -250,13 +258,13 @@ def _plan(root: Path, names: list[str], overrides: dict[str, object]) -> Plan:
     text = path.read_text(encoding="utf-8")
     expected = read_yaml(path)
     check(build(Params, expected, str(path), ""), path)
-    evaluations: list[str] = []
+    wanted: list[Entry] = []
     added: list[Entry] = []
     log: list[str] = []
     lines: dict[str, list[str]] = {}
     for name in names:
-        file, catalogue, found = _evaluations(root, name)
-        evaluations += [e for e in found if e not in evaluations]
+        file, catalogue, found = _meant(root, name)
+        wanted += [e for e in found if e not in wanted]
         for section, entry_lines in _add_missing(expected, file, catalogue, found, added, log):
             lines.setdefault(section, []).extend(entry_lines)
     changes = {}
@@ -268,7 +276,7 @@ def _plan(root: Path, names: list[str], overrides: dict[str, object]) -> Plan:
     text = yaml_edit.add_entries(text, lines) if lines else text
     for key, value in changes.items():
         text = yaml_edit.set_value(text, tuple(key.split(".")), value)
-    if orphans := _orphans(params, added):  # what only the overridden values had needed
+    if orphans := _orphans(params, added, wanted):  # what only the overridden values had needed
         for section, name in orphans:
             del expected[section][name]
             added.remove((section, name))
@@ -276,12 +284,13 @@ def _plan(root: Path, names: list[str], overrides: dict[str, object]) -> Plan:
         params = _checked(expected)
         text = yaml_edit.remove_entries(text, set(orphans))
     _compare(text, expected)
+    evaluations = [name for section, name in wanted if section == "evaluations"]
     return Plan(text, params, evaluations, added, log or ["nothing to change"])
 
 
-def _orphans(params: Params, added: list[Entry]) -> list[Entry]:
-    """The added entries that neither an evaluation nor anything that was there needs."""
-    roots = [e for e in all_entries(params) if e not in added or e[0] == "evaluations"]
+def _orphans(params: Params, added: list[Entry], wanted: list[Entry]) -> list[Entry]:
+    """The added entries that neither what was wanted nor anything that was there needs."""
+    roots = [e for e in all_entries(params) if e not in added or e in wanted]
     return [e for e in added if e not in with_needs(params, roots)]
 
 
@@ -289,15 +298,15 @@ def _add_missing(
     expected: dict[str, Any],
     file: Path,
     catalogue: Catalogue,
-    evaluations: list[str],
+    entries: list[Entry],
     added: list[Entry],
     log: list[str],
 ) -> Iterator[tuple[str, list[str]]]:
-    """Put into `expected` what it lacks of the evaluations' needs. Yields sections and lines."""
+    """Put into `expected` the entries and their needs, if it lacks them. Yields section, lines."""
     source = yaml_edit.parse(file.read_text(encoding="utf-8"))
     content = read_yaml(file)
     wanted: set[Entry] = set()
-    waiting = [("evaluations", name) for name in evaluations]
+    waiting = list(entries)
     while waiting:  # not beyond what is active already: that names what it needs itself
         entry = waiting.pop()
         if entry not in wanted:

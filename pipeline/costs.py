@@ -2,11 +2,27 @@
 
 from collections.abc import Iterable
 
-from pipeline.params import Fcrn, ImagenetWeights, Params, SampleDataset, SemanticRun
+from pipeline.categories import CITYSCAPES, COCO, CONTEXT, SAMPLE, VOC
+from pipeline.datasets import cityscapes, coco, context, sbd, voc
+from pipeline.datasets.archives import ARCHIVES
+from pipeline.datasets.places import home
+from pipeline.params import (
+    CityscapesDataset,
+    CocoDataset,
+    ContextDataset,
+    Dataset,
+    Fcrn,
+    FolderDataset,
+    ImagenetWeights,
+    MixtureDataset,
+    Params,
+    SampleDataset,
+    SbdDataset,
+    SemanticRun,
+    Voc2007Dataset,
+    Voc2012Dataset,
+)
 
-# Published sizes of the splits of VOC2012 + SBD, images.
-_VOC_SPLITS = {"train": 1464, "val": 1449, "trainval": 2913, "train_aug": 10582}
-_VOC_DOWNLOADS = 2.0e9 + 1.4e9  # bytes: VOCtrainval_11-May-2012.tar and SBD's benchmark.tgz
 _BYTES_PER_PROPOSAL_TABLE_ROW = 46 * 1024  # measured: 2,000 candidates of a 375 x 500 photograph
 _FLOP_PER_SECOND = 100e12  # assumed of a GPU, sustained; an H200's peak is 790e12 in bf16
 _BLOCKS = {50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}  # He et al., Table 1
@@ -19,14 +35,15 @@ def describe_costs(params: Params, added: Iterable[tuple[str, str]]) -> list[str
         added: the entries (section, name) to count.
     """
     added = list(added)
-    parts = {"downloads": 0.0, "proposals": 0.0, "models": 0.0}
+    datasets = {name for section, name in added if section == "datasets"}
+    downloads, by_hand = bytes_to_fetch(params, datasets)
+    parts = {"downloads": downloads, "behind a login": by_hand, "proposals": 0, "models": 0}
     flop, uncounted = 0.0, []
     for section, name in added:
         entry = getattr(params, section)[name]
-        if section == "datasets" and entry.kind == "voc2012":
-            parts["downloads"] += _VOC_DOWNLOADS
-        elif section == "proposals" and entry.kind != "none":
-            images = _num_images(params, entry.dataset, "train_aug") or 0
+        if section == "proposals" and entry.kind != "none":
+            sizes = split_sizes(params.datasets[entry.dataset])
+            images = next((sizes[s] for s in ("mixed", "train_aug", "all") if s in sizes), 0)
             parts["proposals"] += images * _BYTES_PER_PROPOSAL_TABLE_ROW
         elif isinstance(entry, ImagenetWeights):
             parts["models"] += 4 * body_parameters(entry.depth)
@@ -37,9 +54,10 @@ def describe_costs(params: Params, added: Iterable[tuple[str, str]]) -> list[str
             else:
                 flop += run_flop
                 parts["models"] += 4 * body_parameters(entry.network.depth)
-    sizes = ", ".join(f"{name} {size / 1e9:.1f}" for name, size in parts.items())
+    told = ", ".join(f"{name} {size / 1e9:.1f}" for name, size in parts.items())
     lines = [
-        f"GB: about {sum(parts.values()) / 1e9:.1f} ({sizes}; what archives unpack to is extra)"
+        f"GB: about {sum(parts.values()) / 1e9:.1f} ({told}; less what there are copies of; "
+        "what archives unpack to is extra)"
     ]
     if flop:
         lines.append(
@@ -52,17 +70,96 @@ def describe_costs(params: Params, added: Iterable[tuple[str, str]]) -> list[str
     return lines
 
 
+def bytes_to_fetch(params: Params, added: set[str]) -> tuple[int, int]:
+    """Bytes of the archives that datasets mean and that no other dataset of `params` has.
+
+    Args:
+        added: names of datasets.
+
+    Returns:
+        What is downloaded, and what somebody with an account puts in place by hand.
+    """
+    there = {p for n, entry in params.datasets.items() if n not in added for p in _archives(entry)}
+    wanted = {p for name in added for p in _archives(params.datasets[name])}
+    archives = [archive for place in wanted - there for archive in ARCHIVES[place]]
+    by_hand = sum(archive.size for archive in archives if not archive.urls)
+    return sum(archive.size for archive in archives) - by_hand, by_hand
+
+
+def _archives(entry: Dataset) -> set[str]:
+    """The keys of ARCHIVES that a dataset needs."""
+    match entry:
+        case SampleDataset() | FolderDataset():
+            return set()
+        case Voc2012Dataset():
+            return {"voc2012", "sbd"}
+        case ContextDataset():
+            return {"context", "voc2010"}
+        case MixtureDataset():
+            return set().union(*(_archives(part) for part in (entry.masks, *entry.boxes)))
+    return {home("", entry)}
+
+
+def split_sizes(entry: Dataset) -> dict[str, int]:
+    """Published number of images of each split, and of `all`; empty for a folder."""
+    match entry:
+        case SampleDataset():
+            both = entry.train + entry.extra
+            return {"train": entry.train, "train_aug": both, "val": entry.val}
+        case Voc2012Dataset():
+            return voc.OFFICIAL
+        case Voc2007Dataset():
+            return voc.OFFICIAL_2007
+        case SbdDataset():
+            return sbd.OFFICIAL | {"all": sbd.OFFICIAL["train"] + sbd.OFFICIAL["val"]}
+        case ContextDataset():
+            return context.OFFICIAL | {"all": sum(context.OFFICIAL.values())}
+        case CityscapesDataset():
+            return cityscapes.OFFICIAL | {"all": sum(cityscapes.OFFICIAL.values())}
+        case CocoDataset():
+            return coco.OFFICIAL | {"all": coco.OFFICIAL[f"trainval{entry.year}"]}
+        case MixtureDataset():
+            masks, boxes = split_sizes(entry.masks), [split_sizes(b) for b in entry.boxes]
+            if entry.split not in masks or not all("all" in sizes for sizes in boxes):
+                return masks
+            boxed = sum(sizes["all"] for sizes in boxes)
+            return masks | {"boxes": boxed, "mixed": masks[entry.split] + boxed}
+    return {}
+
+
+def num_categories(entry: Dataset) -> int | None:
+    """Categories that a network for this dataset tells apart; None for a folder: it says itself."""
+    match entry:
+        case FolderDataset():
+            return None
+        case SampleDataset():
+            return len(SAMPLE)
+        case CityscapesDataset():
+            return len(CITYSCAPES)
+        case ContextDataset():
+            return len(CONTEXT)
+        case CocoDataset(categories="coco"):
+            return len(COCO)
+        case MixtureDataset():
+            return num_categories(entry.masks)
+    return len(VOC)
+
+
 def training_flop(params: Params, run: SemanticRun) -> float | None:
-    """Floating-point operations of all steps of a training; None for nets without a formula.
+    """Floating-point operations of all steps of a training.
 
     Forward and twice that backward; a multiply-add is two operations.
+
+    Returns:
+        None for a network without a formula, and for somebody's own images, as yet uncounted.
     """
-    images = _num_images(params, run.dataset, run.split)
-    if images is None or run.network.depth not in _BLOCKS:
+    entry = params.datasets[run.dataset]
+    images, categories = split_sizes(entry).get(run.split), num_categories(entry)
+    if images is None or categories is None or run.network.depth not in _BLOCKS:
         return None
     height, width = run.augmentation.crop
-    multiply_adds = multiply_adds_per_pixel(run.network, num_categories=21) * height * width
-    return 3 * 2 * multiply_adds * images * run.epochs
+    per_pixel = multiply_adds_per_pixel(run.network, num_categories=categories)
+    return 3 * 2 * per_pixel * height * width * images * run.epochs
 
 
 def multiply_adds_per_pixel(network: Fcrn, *, num_categories: int) -> float:
@@ -94,11 +191,3 @@ def body_parameters(depth: int) -> int:
         total += (blocks - 1) * 17 * width * width
         channels = 4 * width
     return total
-
-
-def _num_images(params: Params, dataset: str, split: str) -> int | None:
-    entry = params.datasets[dataset]
-    if isinstance(entry, SampleDataset):
-        sizes = {"train": entry.train, "train_aug": entry.train + entry.extra, "val": entry.val}
-        return sizes.get(split)
-    return _VOC_SPLITS.get(split)

@@ -14,23 +14,49 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from PIL import Image
 
-from pipeline.categories import IGNORE, colour_map
+from pipeline.categories import CITYSCAPES, IGNORE, colour_map
 
 WIDTH = 2.2  # inches of one image
+LEGEND_COLUMNS = 8
+
+CITYSCAPES_COLOURS = (  # as published, in the order of the train ids
+    (128, 64, 128), (244, 35, 232), (70, 70, 70), (102, 102, 156), (190, 153, 153),
+    (153, 153, 153), (250, 170, 30), (220, 220, 0), (107, 142, 35), (152, 251, 152),
+    (70, 130, 180), (220, 20, 60), (255, 0, 0), (0, 0, 142), (0, 0, 70), (0, 60, 100),
+    (0, 80, 100), (0, 0, 230), (119, 11, 32),
+)  # fmt: skip
 
 
-def blend(image: np.ndarray, label_map: np.ndarray) -> np.ndarray:
+def blend(image: np.ndarray, label_map: np.ndarray, colours: np.ndarray) -> np.ndarray:
     """An image (H, W, 3) uint8 under the colours of its label map (H, W) uint8.
 
-    Background is the image at half brightness, a category its colour over the image, ignored
-    pixels white. Returns (H, W, 3) uint8.
+    Background, which is black, is the image at half brightness, a category its colour over the
+    image, ignored pixels white.
+
+    Args:
+        colours: (256, 3) uint8, by number, as from `colours_of`.
+
+    Returns:
+        (H, W, 3) uint8.
     """
     grey = image.mean(axis=2, keepdims=True)  # (H, W, 1)
+    background = (colours == 0).all(axis=1)  # (256,)
     blended = np.where(
-        (label_map == 0)[..., None], image * 0.5, grey * 0.4 + colour_map()[label_map] * 0.6
+        background[label_map][..., None], image * 0.5, grey * 0.4 + colours[label_map] * 0.6
     )
     blended[label_map == IGNORE] = 255
     return blended.astype(np.uint8)
+
+
+def colours_of(categories: Sequence[str]) -> np.ndarray:
+    """(256, 3) uint8: VOC's palette, without its black where there is no background; or
+    Cityscapes' own."""
+    colours = colour_map()
+    if categories[0] != "background":
+        colours = np.roll(colours, -1, axis=0)
+    if tuple(categories) == CITYSCAPES:
+        colours[: len(CITYSCAPES)] = CITYSCAPES_COLOURS
+    return colours
 
 
 def overlays(
@@ -44,31 +70,33 @@ def overlays(
     Args:
         headings: of the columns, the image's included.
         rows: (name, image (H, W, 3) uint8, label maps (H, W) uint8), at least one.
-        categories: names by number, background first, for the legend.
+        categories: names by number, for the legend.
     """
+    colours = colours_of(categories)
+    shown = np.unique(np.concatenate([m.ravel() for _, _, maps in rows for m in maps]))
+    patches = [
+        Patch(color=tuple(colours[c] / 255), label=categories[c])
+        for c in shown
+        if c < len(categories) and colours[c].any()
+    ]
     tallest = max(image.shape[0] / image.shape[1] for _, image, _ in rows)
+    legend = 0.6 + 0.15 * (max(0, len(patches) - 1) // LEGEND_COLUMNS)  # inches
     figure = Figure(
-        figsize=(WIDTH * len(headings), (WIDTH * tallest + 0.1) * len(rows) + 0.6),
+        figsize=(WIDTH * len(headings), (WIDTH * tallest + 0.1) * len(rows) + legend),
         layout="constrained",
     )
     axes = figure.subplots(len(rows), len(headings), squeeze=False)
     for i, (name, image, label_maps) in enumerate(rows):
-        pictures = [image, *(blend(image, label_map) for label_map in label_maps)]
+        pictures = [image, *(blend(image, label_map, colours) for label_map in label_maps)]
         for axis, picture in zip(axes[i], pictures, strict=True):
             axis.imshow(picture, interpolation="nearest")
             axis.set_xticks([])
             axis.set_yticks([])
-        axes[i][0].set_ylabel(name, fontsize=7)
+        axes[i][0].set_ylabel(name, fontsize=min(7, 120 * WIDTH * tallest / len(name)))
     for axis, heading in zip(axes[0], headings, strict=True):
         axis.set_title(heading, fontsize=9)
-    shown = np.unique(np.concatenate([m.ravel() for _, _, maps in rows for m in maps]))
-    patches = [
-        Patch(color=tuple(colour_map()[c] / 255), label=categories[c])
-        for c in shown
-        if 0 < c < len(categories)
-    ]
     if patches:
-        figure.legend(handles=patches, loc="outside lower center", ncols=8, fontsize=7)
+        figure.legend(handles=patches, loc="outside lower center", ncols=LEGEND_COLUMNS, fontsize=7)
     _save(figure, path)
 
 

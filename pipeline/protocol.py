@@ -15,21 +15,27 @@ from pipeline.params import (
     Bootstrapping,
     BoxSupLabels,
     BoxSupRun,
+    CityscapesDataset,
+    CocoDataset,
+    ContextDataset,
     CropWeights,
+    Dataset,
     Evaluation,
+    FolderDataset,
     GrabCut,
     ImagenetWeights,
+    MixtureDataset,
     NoWeights,
     Params,
+    SampleDataset,
+    SbdDataset,
     SemanticRun,
     TopK,
     Views,
+    Voc2007Dataset,
+    Voc2012Dataset,
 )
 
-SOURCES = {  # by kind of dataset
-    "sample": "drawn by this project",
-    "voc2012": "PASCAL VOC 2012 with the masks of SBD",
-}
 # How a setting that is not the paper's is told; any other: "<setting> <ours> instead of <theirs>".
 DEPARTURES = {
     "dataset": "evaluated on {ours} instead of {theirs}",
@@ -61,8 +67,8 @@ class Measured:
     entry: Evaluation
     run: SemanticRun | BoxSupRun
     section: str  # of params.yaml that holds the run: semantic or boxsup
-    kind: str  # of the dataset
-    source: str  # where the data come from, in words
+    tested_on: Dataset
+    trained_on: Dataset
     init: str  # where the run started, in words
     images: tuple[int, int] | None  # that the run learns from: by masks, by boxes
     values: Mapping[tuple[str, str, float | None], float] = field(default_factory=dict)
@@ -74,7 +80,7 @@ class Measured:
 
     @property
     def drawn(self) -> bool:
-        return self.kind == "sample"
+        return isinstance(_with_masks(self.tested_on), SampleDataset)
 
 
 def gather(
@@ -93,15 +99,14 @@ def gather(
     for name, entry in params.evaluations.items():
         section = "semantic" if entry.model in params.semantic else "boxsup"
         run = getattr(params, section)[entry.model]
-        kind = params.datasets[entry.dataset].kind
         gathered.append(
             Measured(
                 name=name,
                 entry=entry,
                 run=run,
                 section=section,
-                kind=kind,
-                source=SOURCES.get(kind, kind),
+                tested_on=params.datasets[entry.dataset],
+                trained_on=params.datasets[run.dataset],
                 init=_init_text(params, run.init),
                 images=images.get(entry.model),
                 values=_current_values(entry, metrics.get(name)),
@@ -126,6 +131,63 @@ def values_of(table: pd.DataFrame) -> dict[tuple[str, str, float | None], float]
         at = None if pd.isna(row.at) else row.at
         found[row.metric, category, at] = row.value
     return found
+
+
+# --- words for datasets ------------------------------------------------------------------------
+def source_text(dataset: Dataset) -> str:
+    """Where the images and their annotation come from."""
+    match dataset:
+        case SampleDataset():
+            return "drawn by this project"
+        case Voc2012Dataset():
+            return "PASCAL VOC 2012 with the masks of SBD"
+        case Voc2007Dataset():
+            return "PASCAL VOC 2007"
+        case SbdDataset():
+            return "Semantic Boundaries Dataset"
+        case ContextDataset():
+            return "PASCAL-Context on the images of VOC 2010"
+        case CityscapesDataset():
+            return "Cityscapes, fine annotation"
+        case CocoDataset():
+            return f"COCO {dataset.year}"
+        case FolderDataset():
+            return "a folder of own images"
+        case MixtureDataset():
+            boxes = " and ".join(source_text(part) for part in dataset.boxes)
+            return f"{source_text(dataset.masks)}, and boxes of {boxes}"
+
+
+def terms_text(dataset: Dataset) -> str:
+    """What its images may be used for."""
+    match dataset:
+        case SampleDataset():
+            return "images drawn by this project"
+        case FolderDataset():
+            return "images under the terms of whoever owns them"
+        case CityscapesDataset():
+            return "images for non-commercial use only, not to be passed on"
+    return "images for research use only, under their owners' terms"
+
+
+def _with_masks(dataset: Dataset) -> Dataset:
+    """The dataset on whose images one is measured: of a mixture the one with masks."""
+    return dataset.masks if isinstance(dataset, MixtureDataset) else dataset
+
+
+def _dataset_name(dataset: Dataset) -> str:
+    """As in paper_rows.csv."""
+    return f"coco{dataset.year}" if isinstance(dataset, CocoDataset) else dataset.kind
+
+
+def _training_split(measured: Measured) -> str:
+    """The split that a run learns from, and whose boxes are added to it."""
+    dataset, split = measured.trained_on, measured.run.split
+    if not isinstance(dataset, MixtureDataset) or split not in ("mixed", "boxes"):
+        return split
+    names = {"coco": "COCO", "voc2007": "VOC 2007", "folder": "own images"}
+    added = [names[part.kind] for part in dataset.boxes]
+    return " + ".join([dataset.split, *added] if split == "mixed" else added)
 
 
 # --- words for settings ------------------------------------------------------------------------
@@ -180,10 +242,10 @@ def settings(measured: Measured) -> dict[str, str]:
     """The settings of an evaluation under the names of reports/paper_rows.csv."""
     run, entry = measured.run, measured.entry
     found: dict[str, Any] = {
-        "dataset": measured.kind,
+        "dataset": _dataset_name(_with_masks(measured.tested_on)),
         "split": entry.split,
         "images": measured.value("num_images"),
-        "train": run.split,
+        "train": _training_split(measured),
         "train_images": sum(measured.images) if measured.images else None,
         "init": measured.init,
         "network": "FCRN",

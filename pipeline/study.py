@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.catalogue import TRAINED, Catalogue, find_study, with_needs
-from pipeline.datasets.places import told_place
+from pipeline.datasets.places import read_places, told_place
 from pipeline.errors import BadInput
 from pipeline.machine import machine
 from pipeline.params import SECTIONS, Params, load_params
@@ -191,14 +191,13 @@ def _environment(root: Path, params: Params) -> dict[str, str]:
     environment = dict(os.environ)
     here = str(Path(sys.executable).parent)
     environment["PATH"] = os.pathsep.join([here, environment.get("PATH", "")])
-    published = [name for name, entry in params.datasets.items() if entry.kind != "sample"]
-    for dataset in [*params.datasets, *(["sbd"] if published else [])]:
-        place = told_place(root, dataset)
-        own = root / "data" / "raw" / dataset
-        if place is None and own.is_dir() and dataset in [*published, "sbd"]:
-            place = own
-        if place is not None:
-            environment[f"PIPELINE_DATA_{dataset.upper()}"] = str(place.resolve())
+    for dataset, entry in params.datasets.items():
+        for name in {dataset, *read_places(dataset, entry)}:
+            folder, own = told_place(root, name), root / "data" / "raw" / name
+            if folder is None and own.is_dir() and entry.kind != "sample":
+                folder = own
+            if folder is not None:
+                environment[f"PIPELINE_DATA_{name.upper()}"] = str(folder.resolve())
     return environment
 
 

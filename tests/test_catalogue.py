@@ -1,4 +1,5 @@
 import shutil
+import subprocess
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -6,6 +7,7 @@ import pytest
 
 from pipeline import yaml_edit
 from pipeline.catalogue import (
+    SECTIONS,
     STAGES,
     activate,
     deactivate,
@@ -14,10 +16,17 @@ from pipeline.catalogue import (
     parse_overrides,
     with_needs,
 )
-from pipeline.costs import multiply_adds_per_pixel, training_flop
+from pipeline.costs import (
+    bytes_to_fetch,
+    multiply_adds_per_pixel,
+    num_categories,
+    split_sizes,
+    training_flop,
+)
 from pipeline.errors import BadInput
-from pipeline.params import Fcrn, load_params, read_yaml
+from pipeline.params import Dataset, Fcrn, build, load_params, read_yaml
 
+FILES = ("dai2015", "sample", "wu2016")
 ROOT = Path(__file__).resolve().parents[1]
 
 PARAMS = """\
@@ -71,11 +80,56 @@ def test_a_group_brings_in_what_the_catalogue_says(root):
     names = activate(root, ["sample/all", "wu2016/table7_voc", "dai2015/table2"])
     ours = load_params(root / "params.yaml")
     assert sorted(ours.evaluations) == sorted(names)
-    for file in ("sample", "wu2016", "dai2015"):
+    for file in FILES:
         theirs = load_catalogue(ROOT / "params" / f"{file}.yaml")
         for section in ("proposals", "semantic", "boxsup", "evaluations"):
             for name, entry in getattr(ours, section).items():
                 assert getattr(theirs, section).get(name, entry) == entry
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_every_entry_of_the_catalogue_can_be_active(root, file):
+    content = read_yaml(ROOT / "params" / f"{file}.yaml")
+    (root / "params.yaml").write_text("".join(f"{section}: {{}}\n\n" for section in SECTIONS))
+    grouped = {name for names in content["groups"].values() for name in names}
+    names = [*content["groups"], *content["datasets"], *(content["evaluations"].keys() - grouped)]
+    activate(root, [f"{file}/{name}" for name in names])
+    active = read_yaml(root / "params.yaml")
+    load_params(root / "params.yaml")
+    for section in SECTIONS:  # none is left out, though weights.none stands for nothing but itself
+        unneeded = {"none", "none_voc2012"} if section in ("weights", "proposals") else set()
+        assert set(content[section]) - set(active[section]) <= unneeded
+        assert all(active[section][name] == content[section][name] for name in active[section])
+
+
+def test_brings_in_a_dataset_that_no_run_asks_for(root, capsys):
+    assert activate(root, ["dai2015/voc_coco_voc07_boxes"]) == []
+    assert "added datasets.voc_coco_voc07_boxes" in capsys.readouterr().out
+    params = load_params(root / "params.yaml")
+    assert set(params.datasets) == {"sample", "voc_coco_voc07_boxes"}
+    assert [part.kind for part in params.datasets["voc_coco_voc07_boxes"].boxes] == [
+        "coco",
+        "voc2007",
+    ]
+    assert not params.evaluations
+
+
+def test_pictures_of_photographs_stay_out_of_git():
+    names = []
+    for file in FILES:
+        catalogue = load_catalogue(ROOT / "params" / f"{file}.yaml")
+        drawn = {n for n, entry in catalogue.datasets.items() if entry.kind == "sample"}
+        names += [n for n, e in catalogue.evaluations.items() if e.dataset not in drawn]
+        names += [n for n, run in catalogue.boxsup.items() if run.dataset not in drawn]
+    pictures = {f"reports/figures/{n}_{what}.png" for n in names for what in ("overlays", "labels")}
+    done = subprocess.run(
+        ["git", "check-ignore", "--stdin"],
+        cwd=ROOT,
+        input="\n".join(pictures),
+        capture_output=True,
+        text=True,
+    )
+    assert len(pictures) > 50 and set(done.stdout.split()) == pictures
 
 
 def test_writes_anchors_and_merge_keys_out_and_keeps_comments(root):
@@ -129,8 +183,8 @@ def test_does_not_bring_back_what_an_edited_run_no_longer_needs(root):
     [
         ("table1", "write FILE/NAME"),
         ("nothing/table1", "one of dai2015, sample, wu2016"),
-        ("wu2016/nothing", "no group, evaluation or run 'nothing'"),
-        ("wu2016/imagenet_resnet50", "no group, evaluation or run"),
+        ("wu2016/nothing", "no group, evaluation, run or dataset 'nothing'"),
+        ("wu2016/imagenet_resnet50", "no group, evaluation, run or dataset"),
     ],
 )
 def test_says_what_names_there_are(root, name, message):
@@ -219,6 +273,15 @@ def test_deactivate_keeps_what_others_need(root):
     assert removed == [("evaluations", "sample_mask_s8")]
 
 
+def test_deactivate_takes_out_a_dataset_that_nothing_needs(root):
+    activate(root, ["dai2015/voc2007", "wu2016/table5"])
+    assert deactivate(root, ["dai2015/voc2007"]) == [("datasets", "voc2007")]
+    before = text_of(root)
+    with pytest.raises(BadInput, match="what else is active needs wu2016/context; it stays"):
+        deactivate(root, ["wu2016/context"])
+    assert text_of(root) == before
+
+
 def test_deactivate_takes_an_entrys_own_comments_and_no_others(root):
     activate(root, ["sample/sample_mask_s8", "sample/sample_mask_s16"])
     text = text_of(root)
@@ -296,6 +359,62 @@ def test_training_arithmetic_grows_with_images_and_epochs():
     run = catalogue.semantic["fcrn50_s8_k3_d6_voc"]
     per_pixel = multiply_adds_per_pixel(run.network, num_categories=21)
     assert training_flop(catalogue, run) == 6 * per_pixel * 504 * 504 * 10582 * 64
+
+
+def test_costs_of_cityscapes_by_hand(root):
+    text = dry_run(root, ["wu2016/fcrn152_s8_k5_d12_cityscapes"])
+    # 575 GFLOP for 320 x 320 and 21 categories, counted elsewhere; two categories are 1 of it
+    per_crop = (575e9 - 6 * 2 * 25 * 2048 / 64 * 320**2) * (504 / 320) ** 2
+    flop = per_crop * 2975 * 200
+    assert f"{flop / 1e18:.2f} EFLOP" in text and "0.85 EFLOP" in text
+    assert f"GPU-hours: about {flop / 100e12 / 3600:.1f}" in text
+    # gtFine 0.25 GB and leftImg8bit 11.59 GB; ResNet-152 twice, 58 million numbers of 4 bytes
+    assert "downloads 0.0, behind a login 11.8, proposals 0.0, models 0.5" in text
+
+
+def test_what_two_datasets_share_is_downloaded_once(root):
+    activate(root, ["dai2015/voc2012"])
+    params = load_params(root / "params.yaml")
+    alone, _ = bytes_to_fetch(params, {"voc2012"})
+    assert alone == 1_999_639_040 + 1_419_539_633
+    activate(root, ["dai2015/semi_voc_coco", "dai2015/coco2014"])
+    params = load_params(root / "params.yaml")
+    coco = 252_872_794 + 6_645_013_297 + 13_510_573_713
+    assert bytes_to_fetch(params, {"voc_coco_boxes"}) == (0, 0)  # both parts are there
+    assert bytes_to_fetch(params, {"voc_coco_boxes", "coco2014"}) == (coco, 0)
+    assert bytes_to_fetch(params, set(params.datasets)) == (alone + coco, 0)
+
+
+COCO = {"kind": "coco", "others": "ignore"}
+
+
+@pytest.mark.parametrize(
+    ("entry", "split", "images", "categories"),
+    [
+        ({"kind": "sample", "train": 3, "extra": 5, "val": 4}, "train_aug", 8, 9),
+        ({"kind": "voc2012"}, "train_aug", 10582, 21),
+        ({"kind": "voc2007"}, "all", 9963, 21),
+        ({"kind": "sbd"}, "instance_train", 5623, 21),
+        ({"kind": "context"}, "train", 4998, 60),
+        ({"kind": "cityscapes", "instances": "maps"}, "train", 2975, 19),
+        (COCO | {"year": 2014, "categories": "voc"}, "all", 123287, 21),
+        (COCO | {"year": 2017, "categories": "coco"}, "all", 123287, 81),
+        ({"kind": "folder", "val_fraction": 0.2, "seed": 0}, "train", None, None),
+    ],
+    ids=lambda value: value["kind"] if isinstance(value, dict) else None,
+)  # fmt: skip
+def test_sizes_of_every_kind_of_dataset(entry, split, images, categories):
+    dataset = build(Dataset, entry, "params.yaml", "datasets.x")
+    assert split_sizes(dataset).get(split) == images
+    assert num_categories(dataset) == categories
+
+
+def test_a_mixture_counts_the_masks_and_all_images_with_boxes():
+    datasets = load_catalogue(ROOT / "params" / "dai2015.yaml").datasets
+    sizes = split_sizes(datasets["voc_coco_boxes"])
+    assert (sizes["mixed"], sizes["boxes"], sizes["val"]) == (133869, 123287, 1449)  # Dai2015
+    assert split_sizes(datasets["voc_coco_voc07_boxes"])["mixed"] == 133869 + 9963
+    assert num_categories(datasets["voc_coco_boxes"]) == 21
 
 
 # --- text --------------------------------------------------------------------------------------

@@ -24,6 +24,12 @@ from ruamel.yaml import YAML
 ROOT = Path(__file__).resolve().parents[1]
 pytestmark = pytest.mark.slow
 
+OTHERS = {
+    "train-cityscapes": "fcrn152_s8_k5_d12_b512_cityscapes",
+    "train-context": "fcrn101_s8_k5_d12_b512_context",
+    "train-boxsup": "boxsup_top5_voc",
+}
+
 WRITE_OUTS = """
 import sys, time
 from pathlib import Path
@@ -138,7 +144,7 @@ def alive(processes):
     return [p for p in processes if p.is_running() and p.status() != psutil.STATUS_ZOMBIE]
 
 
-def test_the_bare_name_builds_evaluates_and_reports_on_loopback(checkout, environment, up):
+def test_each_bare_name_builds_evaluates_and_reports_on_loopback(checkout, environment, up):
     line = "deployment run train-voc --watch --watch-interval 1"
     done = prefect(checkout, environment, line)
     assert done.returncode == 0, done.stdout
@@ -147,6 +153,11 @@ def test_the_bare_name_builds_evaluates_and_reports_on_loopback(checkout, enviro
     assert run in YAML(typ="safe").load(checkout / "params.yaml")["semantic"]
     assert (checkout / "data" / "metrics" / f"{run}.parquet").exists()
     assert (checkout / "reports" / "tables.md").read_text() == "report"
+
+    for name, run in OTHERS.items():
+        done = prefect(checkout, environment, f"deployment run {name} --watch --watch-interval 1")
+        assert done.returncode == 0, done.stdout
+        assert (checkout / "data" / "metrics" / f"{run}.parquet").exists()
 
     started = psutil.Process(up.pid).children(recursive=True)
     sockets = [c for p in started for c in p.net_connections("inet")]

@@ -5,6 +5,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -204,16 +205,21 @@ def test_two_archives_fill_one_folder(server, tmp_path):
     assert server.asked == asked == [("VOCtrainval.tar", None), ("VOCtest.tar", None)]
 
 
-def test_one_process_at_a_time_works_in_a_folder(server, tmp_path):
+def test_a_second_process_waits_and_loads_nothing_twice(server, tmp_path, capsys):
     archives = voc2007(server)
     server.answers["VOCtrainval.tar"] = [Answer(cut=1000, hold=True)]
     with child(archives, tmp_path) as first:
         assert server.held.wait(30)
-        with pytest.raises(BadInput, match=f"process {first.pid} is at work there"):
-            obtain_all(archives, tmp_path, pauses=())
+        second = threading.Thread(target=obtain_all, args=(archives, tmp_path))
+        second.start()
+        while f"waiting for process {first.pid}" not in capsys.readouterr().err:
+            assert second.is_alive()
+            time.sleep(0.01)
         server.go_on.set()
         assert first.wait(30) == 0, first.stderr.read()
+        second.join(30)
     assert voc2007_there(tmp_path)
+    assert server.asked == [("VOCtrainval.tar", None), ("VOCtest.tar", None)]
 
 
 # --- killed ---------------------------------------------------------------------------------------

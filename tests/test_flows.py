@@ -494,6 +494,9 @@ RUN = ["prefect", "deployment", "run"]
     [
         ([*RUN, "train-voc"], [*RUN, "train-voc/train-voc"]),
         ([*RUN, "train-sample", "--watch"], [*RUN, "train-sample/train-sample", "--watch"]),
+        ([*RUN, "train-cityscapes"], [*RUN, "train-cityscapes/train-cityscapes"]),
+        ([*RUN, "train-context"], [*RUN, "train-context/train-context"]),
+        ([*RUN, "train-boxsup"], [*RUN, "train-boxsup/train-boxsup"]),
         ([*RUN, "train-voc/train-voc"], [*RUN, "train-voc/train-voc"]),
         ([*RUN, "train-voc/nightly"], [*RUN, "train-voc/nightly"]),
         ([*RUN, "another"], [*RUN, "another"]),
@@ -519,6 +522,20 @@ def test_the_bare_names_are_those_of_prefect_yaml_and_of_the_flows():
         file, function = deployment["entrypoint"].split(":")
         assert file == "flows/graph.py"
         assert getattr(flows, function).name == deployment["name"]
+
+
+def test_every_deployment_names_runs_of_the_catalogue(catalogue):
+    deployments = YAML(typ="safe").load((ROOT / "prefect.yaml").read_text())["deployments"]
+    asked = {d["name"]: d["parameters"]["runs"] for d in deployments}
+    assert asked.pop("train-sample") == []
+    for name, runs in asked.items():
+        (evaluation,) = activate(catalogue, runs, {}, lambda line: None)
+        active = load_params(catalogue / "params.yaml")
+        dataset = active.datasets[active.evaluations[evaluation].dataset]
+        assert dataset.kind == {"train-voc": "voc2012", "train-boxsup": "voc2012"}.get(
+            name, name.removeprefix("train-")
+        )
+        assert (active.evaluations[evaluation].model in active.boxsup) == (name == "train-boxsup")
 
 
 def test_the_hook_is_where_the_entry_point_says():

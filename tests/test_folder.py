@@ -5,6 +5,7 @@ import os
 import pickle
 import re
 import shutil
+import textwrap
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,16 +15,19 @@ import pytest
 from PIL import Image
 from pycocotools.coco import COCO
 
+from pipeline.categories import COCO as COCO_CATEGORIES
 from pipeline.categories import IGNORE, SAMPLE
-from pipeline.datasets import folder
+from pipeline.datasets import coco, folder
 from pipeline.datasets.form import Sample
 from pipeline.datasets.sample import draw, image_id
 from pipeline.datasets.sample_folder import Form, write_folder
 from pipeline.datasets.tree import Place, Problems, Tree
 from pipeline.errors import BadFile
 from pipeline.masks import decode_rle
+from pipeline.params import load_params
 
-REAL = Path(__file__).resolve().parents[1].parent / "shared" / "real"
+ROOT = Path(__file__).resolve().parents[1]
+REAL = ROOT.parent / "shared" / "real"
 TRAIN0, TRAIN1, VAL0 = image_id("train", 0), image_id("train", 1), image_id("val", 0)
 
 
@@ -675,3 +679,31 @@ def test_penn_fudan_by_links(tmp_path):
         np.testing.assert_array_equal(sample.label_map, union)
         objects += len(sample.objects)
     assert (objects, exact) == (123, 117)
+
+
+@pytest.mark.skipif(not (REAL / "coco").is_dir(), reason="no copy of COCO")
+def test_coco_as_somebodys_own_folder_is_what_its_own_reader_reads(tmp_path):
+    (tmp_path / "images").symlink_to(REAL / "coco" / "val2017")
+    (tmp_path / "boxes.json").symlink_to(REAL / "coco" / "annotations" / "instances_val2017.json")
+    (tmp_path / "categories.txt").write_text("\n".join(COCO_CATEGORIES))
+    ours, strict = open_tree(tmp_path), Problems(collect=False)
+    place = Place("coco", REAL / "coco")
+    theirs = coco.open_tree(place, strict, years=(2017,), categories="coco", others="background")
+    assert ours.categories == theirs.categories and len(ours.ids()) == 40
+    for image in ours.ids():
+        mine = ours.read(ours.record(image), strict)
+        other = theirs.read(theirs.record(image), strict)
+        assert mine.objects == other.objects
+        np.testing.assert_array_equal(mine.label_map, other.label_map)
+
+
+# --- the how-to -----------------------------------------------------------------------------------
+def test_the_parameters_of_the_how_to_are_valid(tmp_path):
+    text = (ROOT / "docs" / "OWN_IMAGES.md").read_text(encoding="utf-8")
+    block = text[text.index("    datasets:\n") : text.index("\nThen\n")]
+    rest = "weights:\n  none: {kind: none}\ninstance: {}\n"
+    (tmp_path / "params.yaml").write_text(textwrap.dedent(block) + rest)
+    params = load_params(tmp_path / "params.yaml")
+    models = {evaluation.model for evaluation in params.evaluations.values()}
+    assert models == {*params.semantic, *params.boxsup}
+    assert {params.datasets[run.dataset].kind for run in params.semantic.values()} == {"folder"}

@@ -11,7 +11,7 @@ from scratch import PARAMS
 
 from pipeline.categories import SAMPLE, VOC
 from pipeline.datasets import lists, sbd, voc
-from pipeline.datasets.leaks import refuse_leak, refuse_leaks, trained_for
+from pipeline.datasets.leaks import identity, refuse_leak, refuse_leaks, trained_for
 from pipeline.datasets.mixture import mix
 from pipeline.datasets.prepared import Prepared
 from pipeline.datasets.sample import draw, image_id, write_sample, write_voc2007
@@ -19,7 +19,15 @@ from pipeline.datasets.sample_folder import write_folder
 from pipeline.datasets.tree import Place, Problems, Tree
 from pipeline.errors import BadInput
 from pipeline.masks import decode_rle
-from pipeline.params import load_params
+from pipeline.params import (
+    CocoDataset,
+    FolderDataset,
+    MixtureDataset,
+    SbdDataset,
+    Voc2007Dataset,
+    Voc2012Dataset,
+    load_params,
+)
 from pipeline.stages.fetch import fetch
 from pipeline.stages.prepare import prepare
 from pipeline.stages.train import train
@@ -181,6 +189,26 @@ def test_what_the_model_started_from_counts_too(prepared, tmp_path):
     assert list(trained_for(params, "second")) == ["second", "mask"]
     with pytest.raises(BadInput, match="mask is trained on 3 of the 3"):
         refuse_leak(prepared, params, "mask")
+
+
+def test_the_same_image_is_known_under_other_ids():
+    voc2012, voc2007 = Voc2012Dataset("voc2012"), Voc2007Dataset("voc2007")
+    mixed = MixtureDataset("mixture", masks=voc2012, split="train_aug", boxes=(voc2007,))
+    coco = CocoDataset("coco", year=2014, categories="voc", others="ignore")
+    mine = FolderDataset("folder", val_fraction=0.5, seed=0)
+    same = {
+        identity("a", voc2012, "2007_000033"),
+        identity("b", voc2007, "000033"),
+        identity("c", mixed, "000033"),
+        identity("d", SbdDataset("sbd"), "2007_000033"),
+    }
+    assert len(same) == 1
+    assert identity("e", coco, "COCO_val2014_000000000042") == identity("f", coco, "000000000042")
+    assert identity("c", mixed, "COCO_train2014_000000000042") == identity(
+        "f", coco, "000000000042"
+    )
+    assert identity("mine", mine, "000033") not in same
+    assert identity("mine", mine, "a") != identity("yours", mine, "a")
 
 
 def test_images_of_voc_and_sbd_are_known_as_the_same(drawn, tmp_path, monkeypatch):

@@ -2,14 +2,18 @@
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+from cityscapesscripts.helpers.labels import labels
+from matplotlib.figure import Figure
 from PIL import Image
 
 from pipeline import figures, protocol, reports
+from pipeline.categories import CITYSCAPES, CONTEXT, VOC
 from pipeline.datasets.prepared import Prepared
 from pipeline.datasets.proposal_table import ProposalTable, to_row
 from pipeline.errors import BadInput
@@ -134,7 +138,7 @@ BOXES = {
         "min_box_iou": 0.6, "fallback_box_iou": 0.3,
     },
 }  # fmt: skip
-VOC = {"dataset": "voc", "init": "nothing"}
+ON_VOC = {"dataset": "voc", "init": "nothing"}
 FCRN50 = {"kind": "fcrn", "depth": 50, "stride": 8, "kernel": 5, "dilation": 12}
 
 
@@ -157,9 +161,9 @@ def given():
             "precision": "fp32", "threads": 1}},
         "semantic": {
             "sample_mask": RUN,
-            "voc_mask": RUN | VOC | {"network": FCRN50, "precision": "fp32"},
+            "voc_mask": RUN | ON_VOC | {"network": FCRN50, "precision": "fp32"},
         },
-        "boxsup": {"sample_box": RUN | BOXES, "voc_box": RUN | VOC | BOXES},
+        "boxsup": {"sample_box": RUN | BOXES, "voc_box": RUN | ON_VOC | BOXES},
         "instance": {},
         "evaluations": {
             "sample_mask": evaluation("sample_mask", "sample", ["wu2016/Table 7/1"]),
@@ -399,6 +403,79 @@ def test_a_bar_within_a_cell_does_not_end_it():
     ]
 
 
+# --- every kind of dataset ----------------------------------------------------------------------
+COCO_BOXES = {"kind": "coco", "year": 2014, "categories": "voc", "others": "background"}
+MIXTURE = {"kind": "mixture", "masks": {"kind": "voc2012"}, "split": "train_aug"}
+OTHERS = {
+    "cityscapes": {"kind": "cityscapes", "instances": "maps"},
+    "context": {"kind": "context"},
+    "coco2014": COCO_BOXES,
+    "mixture": MIXTURE | {"boxes": [COCO_BOXES]},
+    "mixture07": MIXTURE | {"boxes": [COCO_BOXES, {"kind": "voc2007"}]},
+}
+
+
+def measured_on(dataset, run=None, **other):
+    """An evaluation on one of the other datasets, of a run that learns from `run`'s."""
+    trained = RUN | {"init": "nothing", "split": "train"} | (run or {"dataset": dataset})
+    section = "boxsup" if "estimator" in trained else "semantic"
+    sections = given() | {"semantic": {}, "boxsup": {}, section: {"one": trained}}
+    sections["datasets"] = given()["datasets"] | OTHERS
+    sections["evaluations"] = {"one": evaluation("one", dataset, [], **other)}
+    (measured,) = protocol.gather(build(Params, sections, "params.yaml", ""), {}, {})
+    return measured
+
+
+@pytest.mark.parametrize(
+    ("dataset", "name", "row"),
+    [
+        ("cityscapes", "cityscapes", "wu2016/Table 7/5"),
+        ("context", "context", "wu2016/Table 5/4"),
+        ("coco2014", "coco2014", "slides/SharpMask Table (proposals)/1"),
+        ("mixture", "voc2012", "dai2015/Table 1/5"),
+    ],
+)
+def test_every_kind_of_dataset_has_the_name_of_the_papers_rows(paper_rows, dataset, name, row):
+    assert protocol.settings(measured_on(dataset))["dataset"] == name
+    assert reports.settings_of_row(row, paper_rows)["dataset"] == name
+
+
+@pytest.mark.parametrize(
+    ("dataset", "train"),
+    [("mixture", "train_aug + COCO"), ("mixture07", "train_aug + COCO + VOC 2007")],
+)
+def test_a_mixture_is_told_by_what_is_trained_on(paper, paper_rows, dataset, train):
+    run = BOXES | {"dataset": dataset, "split": "mixed", "mask_split": "train_aug"}
+    measured = measured_on("voc", run)
+    row = "dai2015/Table 1/5" if dataset == "mixture" else "dai2015/Table 4/8"
+    theirs = reports.settings_of_row(row, paper_rows)
+    assert protocol.settings(measured)["train"] == theirs["train"] == train
+    assert not any("trained on" in note for note in protocol.departures(measured, theirs))
+    few = protocol.departures(replace(measured, images=(139, 120)), theirs)
+    assert ("trained on 259 of the 133,869 official images" in few) == (dataset == "mixture")
+    assert ("masks of 139 of the 10,582 official images" in few) == (dataset == "mixture")
+    card = reports.card("one", [measured], paper_rows)
+    assert "with the masks of SBD, and boxes of COCO 2014" in card
+    assert card.count("images for research use only") == 1
+    splits = [measured_on(dataset, run | {"split": s}) for s in ("boxes", "train")]
+    assert [protocol.settings(m)["train"] for m in splits] == [train.split(" + ", 1)[1], "train"]
+
+
+def test_the_terms_of_cityscapes_stand_on_its_cards(paper_rows):
+    card = reports.card("one", [measured_on("cityscapes")], paper_rows)
+    assert "Cityscapes, fine annotation." in card
+    assert "for non-commercial use only" in card and "research use" not in card
+
+
+def test_many_categories_stand_in_rows():
+    measured = measured_on("context")
+    numbers = {("iou", name, None): i / 100 for i, name in enumerate(CONTEXT)}
+    text = reports.category_tables([replace(measured, values=numbers)])
+    lines = text.splitlines()
+    assert lines[2] == "| run | one |" and len(lines) == 2 + 2 + 60
+    assert lines[-1] == "| wood | 59.00 |"
+
+
 # --- three forms of the same numbers ------------------------------------------------------------
 def test_parquet_json_and_markdown_agree(tables, gathered, text):
     numbers = json.loads(json.dumps(reports.metrics_json(gathered), allow_nan=False))
@@ -559,8 +636,36 @@ def test_without_the_papers_numbers_the_report_says_where_they_are_from(project)
 # --- pictures -------------------------------------------------------------------------------------
 def test_a_blend_dims_background_colours_categories_and_whitens_ignored():
     image = np.full((1, 3, 3), 100, np.uint8)
-    blended = figures.blend(image, np.array([[0, 1, 255]], np.uint8))
+    colours = figures.colours_of(("background", "ring"))
+    blended = figures.blend(image, np.array([[0, 1, 255]], np.uint8), colours)
     assert blended.tolist() == [[[50, 50, 50], [116, 40, 40], [255, 255, 255]]]
+
+
+def test_without_a_background_the_first_category_has_a_colour_too():
+    image = np.full((1, 3, 3), 100, np.uint8)
+    colours = figures.colours_of(("sky", "grass"))
+    blended = figures.blend(image, np.array([[0, 1, 255]], np.uint8), colours)
+    assert blended.tolist() == [[[116, 40, 40], [40, 116, 40], [255, 255, 255]]]
+
+
+def test_cityscapes_has_the_colours_that_its_authors_gave_it():
+    theirs = {label.trainId: label.color for label in labels if 0 <= label.trainId < 255}
+    ours = figures.colours_of(CITYSCAPES)[: len(CITYSCAPES)]
+    assert {i: tuple(colour) for i, colour in enumerate(ours.tolist())} == theirs
+
+
+@pytest.mark.parametrize(
+    ("categories", "expected"),
+    [(CITYSCAPES, ["road", "sidewalk"]), (VOC, ["aeroplane"])],
+    ids=["without background", "with background"],
+)
+def test_the_legend_names_what_has_a_colour(monkeypatch, tmp_path, categories, expected):
+    named = []
+    monkeypatch.setattr(Figure, "legend", lambda self, handles, **how: named.extend(handles))
+    label_map = np.array([[0, 1, 255]], np.uint8)
+    row = ("one", np.zeros((1, 3, 3), np.uint8), [label_map])
+    figures.overlays(tmp_path / "a.png", ["image", "truth"], [row], categories)
+    assert [patch.get_label() for patch in named] == expected
 
 
 def test_smoothing_keeps_a_constant_and_the_length():

@@ -219,7 +219,7 @@ def read(values: Mapping[int, int], record: Record, problems: Problems) -> Sampl
         path=record.name,
         size=size,
         source="coco",
-        label_map=_label_map(regions, size) if whole else None,
+        label_map=painted(regions, size) if whole else None,
         objects=_objects(regions) if agreed else None,
     )
 
@@ -283,7 +283,7 @@ def _boxes(regions: list[Region]) -> list[Box]:
     return [(x, y, x + w, y + h) for x, y, w, h in sides]
 
 
-def _label_map(regions: list[Region], size: tuple[int, int]) -> np.ndarray:
+def painted(regions: list[Region], size: tuple[int, int]) -> np.ndarray:
     """The regions painted: crowds, then objects from the largest to the smallest. (H, W) uint8."""
     layers = [(r.rle["counts"], IGNORE) for r in regions if r.crowd and r.value != 0]
     plain = sorted((r for r in regions if not r.crowd), key=lambda region: -region.area)

@@ -43,8 +43,7 @@ def obtain_all(
 
     Raises:
         PlaceByHand: files cannot be downloaded; says which, from where, to which paths.
-        BadInput: the disk has no room, another process is at work there, or a file is not the
-            published one.
+        BadInput: the disk has no room, or a file is not the published one.
     """
     missing = [archive for archive in archives if not archive.is_there(folder)]
     if not any(archive.needed for archive in missing):
@@ -87,16 +86,17 @@ def _need_room_for(archives: Sequence[Archive], folder: Path) -> None:
 
 @contextmanager
 def _lock(folder: Path) -> Iterator[None]:
-    """Hold a dataset's folder; the system lets go of it however the process ends."""
+    """Hold a dataset's folder, once nobody else does; the system lets go of it however we end."""
     with (folder / ".lock").open("a+") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             file.seek(0)
-            raise BadInput(
-                f"{folder}: process {file.read().strip()} is at work there; "
-                "wait until it has ended, or end it, and run again"
-            ) from None
+            holder = file.read().strip()
+            print(
+                f"{folder}: waiting for process {holder}, which is at work there", file=sys.stderr
+            )
+            fcntl.flock(file, fcntl.LOCK_EX)
         file.truncate(0)
         file.write(f"{os.getpid()}\n")
         file.flush()

@@ -18,7 +18,7 @@ import msgspec
 import numpy as np
 from pycocotools import mask as coco
 
-from pipeline.datasets.coco import Region, _label_map
+from pipeline.datasets.coco import Region, painted
 from pipeline.datasets.coco_json import (
     INSTANCES,
     OVERSHOOT,
@@ -207,7 +207,7 @@ def read_objects(
                 area = int(coco.area(rle))
                 regions.append(Region(entry.category, entry.crowd, area=area, rle=rle))
     whole = boxes.drawn and len(regions) == len(boxes.entries)
-    return objects, _label_map(regions, size) if whole else None
+    return objects, painted(regions, size) if whole else None
 
 
 def _box_of(entry: Entry, size: tuple[int, int], path: Path) -> tuple[Box, dict | None]:

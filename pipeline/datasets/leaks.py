@@ -2,11 +2,13 @@
 
 The case that it is for: 4,629 of the 5,732 images on which instance segmentation is measured
 (SBD's instance_val) are in VOC's train_aug, so a semantic network trained on train_aug must not be
-used there. Images are told apart by their ids, which VOC2012, SBD and PASCAL-Context share.
+used there. Images are told apart by their ids, which VOC2012, SBD and PASCAL-Context share; what is
+000033 in VOC2007 is 2007_000033 in VOC2012.
 
 Implements: Wu2016 Sec. 3.2 (trained on 5,623 images, measured on 5,732 others).
 """
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,7 +17,9 @@ from pipeline.errors import BadInput
 from pipeline.params import CocoDataset, Dataset, MixtureDataset, Params, SemanticRun
 from pipeline.tables import read_table
 
-SHARED_IDS = ("voc2012", "sbd", "context")
+SHARED_IDS = ("voc2012", "voc2007", "sbd", "context")
+ID_OF_2007 = re.compile(r"\d{6}")
+COCO_ID = re.compile(r"(?:COCO_(?:train|val)2014_)?(\d{12})")
 
 
 def refuse_leaks(root: Path, params: Params, *, model: str) -> None:
@@ -68,12 +72,16 @@ def _images(root: Path, params: Params, dataset: str, split: str) -> set[tuple[s
     """The images of a split as (whose ids they are, id)."""
     entry, images = params.datasets[dataset], read_table(_table(root, dataset), "images")
     ids = images.loc[images["split"] == split, "image_id"]
-    return {_identity(dataset, entry, image_id) for image_id in ids}
+    return {identity(dataset, entry, image_id) for image_id in ids}
 
 
-def _identity(dataset: str, entry: Dataset, image_id: str) -> tuple[str, str]:
+def identity(dataset: str, entry: Dataset, image_id: str) -> tuple[str, str]:
+    """Whose ids these are, and the id: equal for the same image, however it is called."""
+    of_coco = COCO_ID.fullmatch(image_id)
+    if of_coco and isinstance(entry, CocoDataset | MixtureDataset):
+        return "coco", of_coco[1]
     if isinstance(entry, MixtureDataset):
         entry = entry.masks
-    if isinstance(entry, CocoDataset):
-        return "coco", image_id[-12:]  # COCO_train2014_000000000009 is 000000000009 in 2017
-    return ("voc" if entry.kind in SHARED_IDS else home(dataset, entry)), image_id
+    if entry.kind not in SHARED_IDS:
+        return home(dataset, entry), image_id
+    return "voc", f"2007_{image_id}" if ID_OF_2007.fullmatch(image_id) else image_id

@@ -34,7 +34,7 @@ def read_ids(path: Path, problems: Problems) -> list[str]:
                     raise BadFile(path, f"line {number}: {image_id} again", "list each image once")
                 ids[image_id] = None
         if not ids:
-            raise BadFile(path, "no image in it", "copy the published list there")
+            raise BadFile(path, "no image in it", "write the image ids there, one a line")
     return list(ids)
 
 
@@ -45,7 +45,7 @@ def published(name: str) -> list[str]:
 
 def _lines(path: Path) -> list[str]:
     try:
-        return path.read_text(encoding="utf-8").splitlines()
+        return path.read_text(encoding="utf-8-sig").splitlines()
     except FileNotFoundError:
         raise BadFile(path, "not there", "the copy of the dataset is incomplete") from None
     except (OSError, UnicodeDecodeError) as error:

@@ -8,7 +8,15 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError
 
 from pipeline.errors import BadInput
-from pipeline.params import CocoDataset, Dataset, FolderDataset, MixtureDataset, SampleDataset
+from pipeline.params import (
+    CocoDataset,
+    ContextDataset,
+    Dataset,
+    FolderDataset,
+    MixtureDataset,
+    SampleDataset,
+    Voc2012Dataset,
+)
 
 
 def home(name: str, entry: Dataset) -> str:
@@ -19,6 +27,19 @@ def home(name: str, entry: Dataset) -> str:
         case CocoDataset():
             return f"coco{entry.year}"
     return entry.kind
+
+
+def read_places(name: str, entry: Dataset) -> list[str]:
+    """Every place in which a dataset's files may lie, its home first."""
+    match entry:
+        case MixtureDataset():
+            parts = (entry.masks, *entry.boxes)
+            return [place for part in parts for place in read_places(home(name, part), part)]
+        case Voc2012Dataset():
+            return [home(name, entry), "sbd"]
+        case ContextDataset():
+            return [home(name, entry), "voc2010"]
+    return [home(name, entry)]
 
 
 def dataset_root(root: Path, dataset: str) -> Path:

@@ -461,7 +461,7 @@ def write_voc2007(root: Path, train: int, val: int, test: int) -> None:
         for index, name in enumerate(ids[split]):
             drawn = draw(source, index)
             (voc / "JPEGImages" / f"{name}.jpg").write_bytes(_jpeg(drawn.image))
-            (voc / "Annotations" / f"{name}.xml").write_bytes(_annotation(name, drawn, VOC))
+            (voc / "Annotations" / f"{name}.xml").write_bytes(voc_xml(name, drawn, VOC))
     ids["trainval"] = ids["train"] + ids["val"]
     for split, listed in ids.items():
         _write_list(voc / "ImageSets" / "Main" / f"{split}.txt", listed)
@@ -482,7 +482,7 @@ def _write_image(voc: Path, sbd: Path, job: tuple[str, int]) -> None:
     drawn, name = draw(split, index), image_id(split, index)
     photograph = _jpeg(drawn.image)
     (voc / "JPEGImages" / f"{name}.jpg").write_bytes(photograph)
-    (voc / "Annotations" / f"{name}.xml").write_bytes(_annotation(name, drawn))
+    (voc / "Annotations" / f"{name}.xml").write_bytes(voc_xml(name, drawn))
     if split != "extra":
         label_png, object_png = (
             encode_index_png(drawn.label_map),
@@ -498,7 +498,7 @@ def _write_image(voc: Path, sbd: Path, job: tuple[str, int]) -> None:
         (sbd / "inst" / f"{name}.mat").write_bytes(_mat({"GTinst": numbers}))
 
 
-def _annotation(name: str, drawn: Drawn, names: tuple[str, ...] = SAMPLE) -> bytes:
+def voc_xml(name: str, drawn: Drawn, names: tuple[str, ...] = SAMPLE) -> bytes:
     """VOC's XML: boxes 1-based, last pixel included."""
     height, width, depth = drawn.image.shape
     top = xml.Element("annotation")

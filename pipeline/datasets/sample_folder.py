@@ -16,7 +16,7 @@ from PIL import Image
 
 from pipeline.categories import SAMPLE
 from pipeline.datasets.processes import map_in_order
-from pipeline.datasets.sample import JPEG_QUALITY, Drawn, _annotation, draw, image_id
+from pipeline.datasets.sample import JPEG_QUALITY, Drawn, draw, image_id, voc_xml
 from pipeline.datasets.sample_coco import polygons
 from pipeline.masks import encode_index_png
 
@@ -57,7 +57,7 @@ def _write_image(
     if form == "objects":
         (root / "objects" / f"{name}.png").write_bytes(encode_index_png(drawn.object_map))
     if form == "xml":
-        (root / "boxes" / f"{name}.xml").write_bytes(_annotation(name, drawn))
+        (root / "boxes" / f"{name}.xml").write_bytes(voc_xml(name, drawn))
     height, width = drawn.visible.shape
     image = {"id": index + 1, "file_name": f"{name}.jpg", "height": height, "width": width}
     return image, _annotations(drawn, index + 1) if form == "coco" else []

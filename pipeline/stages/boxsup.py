@@ -34,6 +34,12 @@ def boxsup(root: Path, params: Params, run_name: str) -> None:
     init = root / "data" / "models" / f"{run.init}.pt"
     models = root / "data" / "models"
 
+    categories = Prepared(root, run.dataset).categories
+    if categories[0] != "background":
+        raise BadInput(
+            f"boxsup.{run_name}: what lies in no box is background, but {run.dataset} has none "
+            f"(its category 0 is {categories[0]}); take a dataset with background"
+        )
     refuse_leaks(root, params, model=run_name)
     with open_work(
         root, stage="boxsup", key=run_name, sections=["boxsup"], inputs=[prepared, proposals, init]

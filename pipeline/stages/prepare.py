@@ -38,7 +38,8 @@ def prepare(root: Path, params: Params, dataset: str) -> None:
     images = data.images.drop_duplicates("image_id")
     counts = ", ".join(f"{len(ids)} {split}" for split, ids in tree.splits.items())
     print(f"{dataset}: {counts} images; {len(data.instances)} objects", file=sys.stderr)
-    if without := int((~images["has_boxes"]).sum()):
+    without = int((~images["has_boxes"]).sum())
+    if 0 < without < len(images):
         print(f"{dataset}: {without} of {len(images)} images have no boxes", file=sys.stderr)
 
 

@@ -252,7 +252,8 @@ def _labels(
     stored = ProposalTable(proposals / run.proposals / run.dataset)
     chosen = set(table["image_id"])
     rows = []
-    for image_id in [i for i in data.ids(run.split) if i in chosen][:IMAGES_SHOWN]:
+    shown = data.images.loc[data.images["has_masks"], "image_id"]  # some have boxes only
+    for image_id in [i for i in data.ids(run.split) if i in chosen & set(shown)][:IMAGES_SHOWN]:
         of_image = table[table["image_id"] == image_id]
         candidates = Proposals(**stored.of(image_id))
         maps = [
