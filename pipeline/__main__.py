@@ -103,11 +103,14 @@ def _run_stage(given: argparse.Namespace) -> None:
 def _inspect(given: argparse.Namespace) -> int:
     from pipeline.datasets.inspection import inspect
 
+    if given.json and (given.json.is_dir() or not given.json.absolute().parent.is_dir()):
+        raise BadInput(f"{given.json}: no place for a file; name one in a folder that is there")
     found = inspect(given.dataset, given.root, Path())
-    print(found.as_text())
+    text = found.as_text().encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+    print(text)
     if given.json:
         partial = given.json.with_name(f".{given.json.name}.partial")
-        partial.write_text(found.as_json(), encoding="utf-8")
+        partial.write_text(found.as_json(), encoding="ascii")
         os.replace(partial, given.json)
     return 1 if found.problems else 0
 

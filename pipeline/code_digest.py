@@ -35,8 +35,18 @@ def code_digest(root: Path, stage: str) -> dict[str, str]:
             continue
         tree = ast.parse(path.read_text(encoding="utf-8"), filename=name)
         digests[name] = _syntax_digest(tree)
+        digests |= _data_digests(root, path)
         waiting += _imported_files(root, tree)
     return dict(sorted(digests.items()))
+
+
+def _data_digests(root: Path, module: Path) -> dict[str, str]:
+    """Digests of a module's data: those of `lists.py` are the texts in `published_lists/`."""
+    files = module.with_name(f"published_{module.stem}").glob("*.txt")
+    return {
+        file.relative_to(root).as_posix(): hashlib.sha256(file.read_bytes()).hexdigest()
+        for file in files
+    }
 
 
 def _syntax_digest(tree: ast.Module) -> str:

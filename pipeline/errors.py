@@ -4,6 +4,8 @@ Exit codes of every command: 0 done, 1 found problems it was asked to look for,
 2 bad input, 3 a file must be placed by hand.
 """
 
+import os
+import stat
 from pathlib import Path
 
 
@@ -20,6 +22,18 @@ class BadFile(BadInput):
 
     def __str__(self) -> str:
         return f"{self.path}: {self.problem}; {self.remedy}"
+
+
+def need_file(path: Path) -> None:
+    """BadFile unless a regular file is there: opening a pipe or a device would wait for ever."""
+    try:
+        mode = os.stat(path).st_mode
+    except FileNotFoundError:
+        raise BadFile(path, "not there", "the copy of the dataset is incomplete") from None
+    except OSError as error:
+        raise BadFile(path, f"not readable ({error})", "copy it anew") from error
+    if not stat.S_ISREG(mode):
+        raise BadFile(path, "not a regular file", "put the file there")
 
 
 class PlaceByHand(Exception):

@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from pipeline.categories import colour_map
-from pipeline.errors import BadFile
+from pipeline.errors import BadFile, need_file
 
 FAST = 1  # zlib's level for PNGs: a third of the time of its usual 6, a little larger
 
@@ -40,6 +40,8 @@ def decode_index_png(source: bytes | Path) -> np.ndarray:
         BadFile: the file is missing, unreadable, or holds colours instead of indices.
     """
     name = Path("label map") if isinstance(source, bytes) else source
+    if isinstance(source, Path):
+        need_file(source)
     try:
         file = io.BytesIO(source) if isinstance(source, bytes) else source
         with Image.open(file, formats=["PNG"]) as image:
@@ -50,8 +52,6 @@ def decode_index_png(source: bytes | Path) -> np.ndarray:
                     "convert it so that each pixel holds a category number",
                 )
             return np.array(image, dtype=np.uint8)
-    except FileNotFoundError:
-        raise BadFile(name, "not there", "the copy of the dataset is incomplete") from None
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise BadFile(name, f"not a readable PNG ({error})", "replace the file") from error
 

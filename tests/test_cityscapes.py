@@ -335,6 +335,11 @@ def set_polygon(points: object) -> Callable[[Path], None]:
     return edit(lambda content: content["objects"][0].update(polygon=points))
 
 
+def pipe(path: Path) -> None:
+    path.unlink()
+    os.mkfifo(path)
+
+
 H, W = 128, 160
 ANY_FILE = {
     "cut": cut,
@@ -344,6 +349,7 @@ ANY_FILE = {
     "missing": Path.unlink,
     "a folder": folder,
     "a loop of links": loop,
+    "a pipe": pipe,
 }
 MAPS = ANY_FILE | {
     "colours": save(np.zeros((H, W, 3), np.uint8)),
@@ -361,6 +367,8 @@ BAD_NUMBERS = MAPS | {
     "an unknown number": save(np.full((H, W), 34000, np.uint16)),
     "another size, 16 bits": save(np.full((H // 2, W), 7, np.uint16)),
     "another image's": save(np.full((H, W), 33000, np.uint16)),
+    "all zero": save(np.zeros((H, W), np.uint16)),
+    "no objects": save(np.full((H, W), 7, np.uint16)),
 }
 BAD_POLYGONS = ANY_FILE | {
     "no object": put(b"{}"),
@@ -412,6 +420,35 @@ def test_a_damaged_annotation_is_named(copy, which, instances, kind):
     else:
         assert sample.objects is None
         np.testing.assert_array_equal(sample.label_map, whole.label_map)
+
+
+def agreement_of(numbers: list[int], labels: list[int]) -> str:
+    """What is wrong about a row of pixels; "" for nothing."""
+    row = np.array([numbers], np.uint16), np.array([labels], np.uint8)
+    try:
+        cityscapes.objects_of(Path("x"), *row)
+    except BadFile as fault:
+        return fault.problem
+    return ""
+
+
+def test_half_the_pixels_of_labels_with_objects_must_have_an_object_or_a_group():
+    assert agreement_of([26000, 26001, 7, 7], [26, 26, 26, 26]) == ""
+    assert agreement_of([26, 26, 0, 0], [26, 26, 26, 26]) == ""  # groups
+    assert agreement_of([26000, 7, 7, 7], [26, 26, 26, 7]) == (
+        "objects in 1 of 3 pixels whose label in labelIds has objects"
+    )
+    assert agreement_of([7, 7, 23, 0], [7, 7, 23, 0]) == ""  # neither has any
+    assert agreement_of([24000, 25000, 26000, 7], [24, 26, 24, 7]) == (
+        "only 1 of its objects' 3 pixels have the same label in labelIds"
+    )
+
+
+def test_a_mark_before_polygons_does_no_harm(copy):
+    tree = open_tree(copy, "polygons")
+    whole, path = read(tree, FIRST), tree.record(FIRST).polygons
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    assert_same(read(tree, FIRST), whole)
 
 
 @pytest.mark.parametrize("kind", ANY_FILE)
@@ -518,6 +555,49 @@ def test_a_damaged_tree_is_named(copy, kind):
     assert len(tree.ids()) == left  # whatever else is found is still read
     for image in tree.ids():
         tree.read(tree.record(image), Problems(collect=False))
+
+
+def test_each_file_of_annotation_without_its_image_is_a_fault(copy):
+    (copy / "leftImg8bit" / CITY / f"{FIRST}_leftImg8bit.png").unlink()
+    for split in ("train", "val"):
+        (copy / "gtFine" / split / "README").write_text("x")
+    (copy / "gtFine" / CITY / "notes.txt").write_text("x")
+    problems = Problems(collect=True)
+    tree = open_tree(copy, problems=problems)
+    start = copy / "gtFine" / CITY / f"{FIRST}_gtFine_"
+    kinds = ("instanceIds.png", "labelIds.png", "polygons.json")
+    assert [str(fault.path) for fault in problems.found] == [f"{start}{kind}" for kind in kinds]
+    assert all("not in leftImg8bit/train/ringstadt/" in f.problem for f in problems.found)
+    assert FIRST not in tree.ids() and len(tree.ids()) == 6
+    with pytest.raises(BadFile):
+        open_tree(copy)
+
+
+@pytest.mark.parametrize("gone", ["leftImg8bit/train/ringstadt", "leftImg8bit/val"])
+def test_a_city_without_images_is_one_fault(copy, gone):
+    shutil.rmtree(copy / gone)
+    problems = Problems(collect=True)
+    tree = open_tree(copy, problems=problems)
+    lacking = sorted(p for p in copy.glob("gtFine/*/*") if str(p.relative_to(copy))[7:] in (
+        "train/ringstadt", *(f"val/{city.name}" for city in (copy / "gtFine/val").iterdir())
+    ) and not (copy / "leftImg8bit" / p.relative_to(copy / "gtFine")).exists())  # fmt: skip
+    assert lacking and [fault.path for fault in problems.found] == lacking
+    assert all("is not there" in fault.problem for fault in problems.found)
+    assert tree.ids()
+
+
+def test_a_folder_that_cannot_be_listed_is_named(copy, monkeypatch):
+    listed, base = os.listdir, copy / "gtFine" / "train"
+
+    def listdir(folder: Path) -> list[str]:
+        if Path(folder).is_relative_to(base):
+            raise PermissionError(13, "Permission denied", str(folder))
+        return listed(folder)
+
+    monkeypatch.setattr(os, "listdir", listdir)
+    problems = Problems(collect=True)
+    open_tree(copy, problems=problems)
+    assert problems.found and all(f.path.is_relative_to(base) for f in problems.found)
 
 
 def test_polygons_that_are_asked_for_must_be_there(copy):

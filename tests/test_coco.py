@@ -493,6 +493,11 @@ def as_loop(path: Path) -> None:
     path.symlink_to(path)
 
 
+def as_pipe(path: Path) -> None:
+    path.unlink()
+    os.mkfifo(path)
+
+
 WHOLE_FILE = {
     "empty": lambda path: path.write_bytes(b""),
     "cut": lambda path: path.write_bytes(path.read_bytes()[:-40]),
@@ -512,6 +517,8 @@ WHOLE_FILE = {
     "no images": dumped(lambda content: content.update(images=[], annotations=[])),
     "directory": as_directory,
     "symlink loop": as_loop,
+    "broken link": lambda path: (path.unlink(), path.symlink_to("nowhere")),
+    "pipe": as_pipe,
 }
 
 
@@ -602,6 +609,7 @@ ENTRY = {
     "other size than the image": (of_image(height=5), "6x5 here, but 6x4"),
     "size turned": (of_image(height=6, width=4), "4x6 here, but 6x4"),
     "another category's name": (category_entry(0, name="cat"), "category 1 is 'cat'"),
+    "no category": (lambda content: content.update(categories=[]), "no category in it"),
     "unknown category": (category_entry(79, id=91), "category 91"),
     "category name a number": (category_entry(3, name=4), "categories[3]"),
     "annotation a text": (more("annotations", "person"), "annotations[3]"),
@@ -614,6 +622,8 @@ ENTRY = {
     "iscrowd 2": (of_annotation(iscrowd=2), "$.iscrowd"),
     "iscrowd true": (of_annotation(iscrowd=True), "$.iscrowd"),
     "iscrowd null": (of_annotation(iscrowd=None), "$.iscrowd"),
+    "negative area": (of_annotation(area=-4.0), "`float` >= 0.0 - at `$.area`"),
+    "negative area, no pixel": (of_annotation(area=-1, segmentation=SLIVER), "$.area"),
     "area a text": (of_annotation(area="4"), "$.area"),
     "box of three": (of_annotation(bbox=[0, 0, 2]), "$.bbox"),
     "box a text": (of_annotation(bbox="0 0 2 2"), "$.bbox"),
@@ -666,6 +676,66 @@ def test_a_faulty_entry_is_told_and_the_rest_is_read(damaged, kind):
     assert samples["2"].label_map is not None and len(samples["2"].objects) >= 1
     with pytest.raises(BadFile):
         read_all(root)
+
+
+def test_a_mark_before_the_text_does_no_harm(damaged):
+    root, path = damaged
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    found, samples = survey(root)
+    assert not found and set(samples) == {"1", "2", "11", "12"}
+
+
+def test_an_image_in_both_splits_is_one_fault_however_many_annotations_it_has(damaged):
+    root, path = damaged
+    dumped(of_image(file_name="11.jpg"))(path)
+    found, samples = survey(root)
+    assert [(fault.path, fault.problem) for fault in found] == [
+        (path, "image 1: 11 is the name of another one already")
+    ]
+    assert set(samples) == {"2", "11", "12"}
+
+
+def test_a_faulty_image_is_one_fault_however_many_annotations_it_has(damaged):
+    root, path = damaged
+    dumped(of_image(height=0))(path)
+    dumped(lambda content: content["annotations"][1].update(category_id="x"))(path)
+    found, _ = survey(root)
+    assert [fault.problem.split(":")[0] for fault in found] == ["images[0]", "annotations[1]"]
+
+
+FAR = {  # a mask in the columns 0..9, rows 0..9 of an image of 30x20: a box, whether it is refused
+    "beside": ([12, 0, 10, 10], True),
+    "below": ([0, 10, 10, 10], True),
+    "touching at a corner": ([10, 10, 5, 5], True),
+    "the rounded box beside": ([9.6, 0, 10, 10], True),
+    "one pixel in common": ([9.4, 9.4, 10, 10], False),
+    "around": ([0, 0, 30, 20], False),
+    "inside": ([3, 3, 2, 2], False),
+}
+
+
+@pytest.mark.parametrize("kind", FAR)
+@pytest.mark.parametrize("iscrowd", [0, 1])
+def test_a_published_box_touches_its_mask(tmp_path, kind, iscrowd):
+    bbox, refused = FAR[kind]
+    path = write_copy(tmp_path, [annotation(1, 1, PERSON, (0, 0, 10, 10))])
+    entry = {"bbox": bbox, "iscrowd": iscrowd}
+    if iscrowd:
+        mask = np.zeros((20, 30), bool)
+        mask[:10, :10] = True
+        entry["segmentation"] = {"size": [20, 30], "counts": encode_rle(mask)}
+    dumped(of_annotation(**entry))(path)
+    dumped(of_image(height=20, width=30))(path)
+    Image.new("RGB", (30, 20)).save(tmp_path / "val2017" / "1.jpg")
+    found, samples = survey(tmp_path)
+    assert [fault.path for fault in found] == [path] * refused
+    assert not refused or "does not touch its mask, which lies in x 0 to 10" in found[0].problem
+    assert len(samples["1"].objects) == (not refused)
+
+
+def test_the_box_of_a_tiny_annotation_may_miss_its_pixels(tmp_path):
+    write_copy(tmp_path, [annotation(1, 1, PERSON, (0, 0, 2, 2)) | {"bbox": [3, 2, 2, 2]}])
+    assert [o.box for o in read_one(tmp_path).objects] == [(0, 0, 2, 2)]
 
 
 def test_the_objects_beside_a_faulty_one_are_read_without_a_label_map(damaged):

@@ -175,6 +175,11 @@ def loop(path: Path) -> None:
     path.symlink_to(path.name)
 
 
+def pipe(path: Path) -> None:
+    path.unlink()
+    os.mkfifo(path)
+
+
 def unknown_type(path: Path) -> None:
     """Uncompressed, with a type of numbers that does not exist: scipy's reader dies of it."""
     savemat(path, {"LabelMap": np.ones((H, W), np.uint16)})
@@ -196,6 +201,7 @@ ANY_FILE = {
     "missing": Path.unlink,
     "a folder": folder,
     "a loop of links": loop,
+    "a pipe": pipe,
 }
 ONES = np.ones((H, W), np.uint16)
 BAD_MATS = ANY_FILE | {
@@ -299,6 +305,13 @@ def test_damaged_names_are_refused(copy, kind):
     problems = Problems(collect=True)
     assert open_tree(copy, problems=problems).ids() == []
     assert [fault.path for fault in problems.found] == [copy / "labels.txt"]
+
+
+@pytest.mark.parametrize("name", ["labels.txt", "59_labels.txt"])
+def test_a_mark_before_the_names_does_no_harm(copy, name):
+    before = read(open_tree(copy), FIRST)
+    (copy / name).write_bytes(b"\xef\xbb\xbf" + (copy / name).read_bytes())
+    np.testing.assert_array_equal(read(open_tree(copy), FIRST).label_map, before.label_map)
 
 
 @pytest.mark.parametrize("kind", BAD_59)

@@ -109,6 +109,16 @@ def test_what_is_unpacked_is_left_alone(server, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["VOC2007"]  # not even a lock
 
 
+@pytest.mark.parametrize("call", ["open", "mkdir"])
+def test_a_folder_that_may_not_be_written_is_bad_input(server, tmp_path, monkeypatch, call):
+    def refuse(path: Path, *arguments: object, **more: object) -> None:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, call, refuse)
+    with pytest.raises(BadInput, match=f"{tmp_path}.*: Permission denied; let this user"):
+        obtain(archive(server.url(NAME)), tmp_path, pauses=())
+
+
 # --- room and company -----------------------------------------------------------------------------
 def test_a_full_disk_is_told_before_anything_is_loaded(server, tmp_path):
     wanted = replace(archive(server.url(NAME)), size=10**18, parts=(Part("a", "a"),))

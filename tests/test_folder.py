@@ -337,6 +337,37 @@ def test_leftovers_and_loops_do_no_harm(drawn, of_form):
     assert read(root, TRAIN0).label_map is not None
 
 
+@pytest.mark.parametrize("deep", ["loop", "a/b/loop"])
+@pytest.mark.parametrize("target", ["root", "above", "elsewhere"])
+def test_a_link_to_what_contains_the_images_makes_no_images_of_masks(
+    drawn, of_form, tmp_path, deep, target
+):
+    root = of_form("objects")
+    for path in root.glob("*/*.png"):
+        path.rename(path.with_name(f"{path.stem}_{path.parent.name}.png"))  # ids of their own
+    targets = {"root": root, "above": tmp_path, "elsewhere": tmp_path / "elsewhere"}
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "back").symlink_to(root)
+    link = root / "images" / deep
+    link.parent.mkdir(parents=True, exist_ok=True)
+    link.symlink_to(os.path.relpath(targets[target], link.parent))
+    problems = Problems(collect=True)
+    tree = open_tree(root, problems)
+    assert not problems.found and tree.ids() == open_tree(drawn["objects"]).ids()
+    told = link / "back" if target == "elsewhere" else link
+    assert f"{told}: leads to a folder that contains {root}/images, not followed" in tree.notes
+
+
+def test_a_linked_folder_of_images_may_not_lead_back_either(drawn, of_form, tmp_path):
+    root = of_form("masks")
+    (root / "images").rename(tmp_path / "pictures")
+    (root / "images").symlink_to(tmp_path / "pictures")
+    (tmp_path / "pictures" / "loop").symlink_to(root)
+    tree = open_tree(root)
+    assert tree.ids() == open_tree(drawn["masks"]).ids()
+    assert any("images/loop: leads to a folder that contains" in note for note in tree.notes)
+
+
 def test_folders_and_files_may_be_links(drawn, tmp_path):
     for name in ("images", "masks"):
         (tmp_path / name).symlink_to(drawn["masks"] / name)
@@ -447,6 +478,11 @@ def move_to(name: str) -> Callable[[Path], None]:
     return lambda path: os.rename(path, path.with_name(name))
 
 
+def pipe(path: Path) -> None:
+    shutil.rmtree(path) if path.is_dir() else path.unlink()
+    os.mkfifo(path)
+
+
 def nested(path: Path) -> None:
     path.write_text("[" * 100_000)
 
@@ -473,7 +509,20 @@ FAULTS: dict[str, tuple[Form, str, Damage, str, str]] = {
     "empty image": ("masks", IMAGE, write(""), IMAGE, "it is empty"),
     "text as image": ("masks", IMAGE, write("hello"), IMAGE, "not a readable image"),
     "broken link to an image": ("masks", IMAGE, linked("nowhere"), IMAGE, "not there"),
-    "link of an image to itself": ("masks", IMAGE, linked(f"{TRAIN0}.jpg"), IMAGE, "not a read"),
+    "link of an image to itself": ("masks", IMAGE, linked(f"{TRAIN0}.jpg"), IMAGE, "symbolic"),
+    "pipe as image": ("masks", IMAGE, pipe, IMAGE, "not a regular file"),
+    "pipe as PNG": (
+        "masks", IMAGE, lambda p: (p.unlink(), os.mkfifo(p.with_suffix(".png"))),
+        f"images/{TRAIN0}.png", "not a regular file",
+    ),
+    "pipe as images": ("masks", "images", pipe, "images", "folder"),
+    "pipe as categories": ("masks", "categories.txt", pipe, "categories.txt", "not a regular"),
+    "pipe as a mask": ("masks", MASK, pipe, MASK, "not a regular file"),
+    "pipe as objects": ("objects", OBJECTS, pipe, OBJECTS, "not a regular file"),
+    "pipe as XML": ("xml", XML, pipe, XML, "not a regular file"),
+    "pipe as JSON": ("coco", JSON, pipe, JSON, "not a regular file"),
+    "pipe as a list": ("masks", "train.txt", pipe, "train.txt", "not a regular file"),
+    "images is the folder itself": ("masks", "images", linked("."), "images", "no image in it"),
     "CMYK image": ("masks", IMAGE, lambda p: save_as(p, "CMYK"), IMAGE, "mode CMYK"),
     "16-bit image": ("masks", IMAGE, lambda p: save_as(p, "I;16", format="PNG"), IMAGE, "I;16"),
     "turned image": ("masks", IMAGE, turned, IMAGE, "orientation 6"),
@@ -497,7 +546,7 @@ FAULTS: dict[str, tuple[Form, str, Damage, str, str]] = {
     "name again": ("masks", "categories.txt", write("a\nb\na"), "categories.txt", "'a' is there"),
     "binary names": ("masks", "categories.txt", write(b"\xff\x00"), "categories.txt", "not read"),
     "folder of names": (
-        "masks", "categories.txt", lambda p: (remove(p), p.mkdir()), "categories.txt", "not read",
+        "masks", "categories.txt", lambda p: (remove(p), p.mkdir()), "categories.txt", "regular",
     ),
     "no background": (
         "xml", "categories.txt", write(NAMES.replace("background", "sky")), "categories.txt",
@@ -538,7 +587,7 @@ FAULTS: dict[str, tuple[Form, str, Damage, str, str]] = {
     "cut JSON": ("coco", JSON, cut, JSON, "not as COCO writes it"),
     "deep JSON": ("coco", JSON, nested, JSON, "not as COCO writes it"),
     "list in JSON": ("coco", JSON, write("[]"), JSON, "not as COCO writes it"),
-    "broken link to JSON": ("coco", JSON, linked("nowhere.json"), JSON, "not readable"),
+    "broken link to JSON": ("coco", JSON, linked("nowhere.json"), JSON, "not there"),
     "image twice": ("coco", JSON, copy_to("z.json"), "boxes/z.json", f"{TRAIN0} is in train.json"),
     "number twice": ("coco", JSON, replace('"id":2', '"id":1'), JSON, "image 1 again"),
     "file twice": ("coco", JSON, replace(TRAIN1, TRAIN0), JSON, f"{TRAIN0}.jpg again"),
@@ -564,6 +613,11 @@ FAULTS: dict[str, tuple[Form, str, Damage, str, str]] = {
         "coco", JSON, replace(r'58.0(.*?)"segmentation":.*?"isc', r'580\1"isc'), JSON,
         "the box x 580, y 80, width 50, height 48",
     ),
+    "enormous box": (
+        "coco", JSON, replace(r'"bbox":\[.*?\](.*?)"segmentation":.*?"isc',
+                              r'"bbox":[1e308,0,1e308,5]\1"isc'), JSON,
+        "the box x 1e+308, y 0, width 1e+308, height 5",
+    ),
     "half a box": (
         "coco", JSON, replace(r'58.0,(.*?)"segmentation":.*?"isc', r'\1"isc'), JSON, "3 numbers",
     ),
@@ -574,7 +628,7 @@ FAULTS: dict[str, tuple[Form, str, Damage, str, str]] = {
     "unknown image": ("masks", "train.txt", write(f"{TRAIN0}\nzebra"), "train.txt", "zebra"),
     "name of a list": ("masks", "val.txt", copy_to("my val.txt"), "my val.txt", "'my val' can be"),
     "reserved list": ("masks", "val.txt", copy_to("none.txt"), "none.txt", "'none' can be"),
-    "leak": ("masks", "val.txt", write(f"{VAL0}\n{TRAIN0}"), "val.txt", f"too: {TRAIN0}"),
+    "leak": ("masks", "val.txt", write(f"{VAL0}\n{TRAIN0}"), "val.txt", f"too, {TRAIN0} among"),
     "leak to test": ("masks", "train.txt", copy_to("test.txt"), "test.txt", "in train.txt too"),
 }  # fmt: skip
 
@@ -598,6 +652,77 @@ def test_faults_are_told_with_their_file(of_form, what):
     assert any(path == root / named and said in text for path, text in told), told
     with pytest.raises(BadFile):
         inspect(root, Problems(collect=False))
+
+
+@pytest.mark.parametrize("form", ["masks", "objects", "coco"])
+def test_a_mark_before_texts_does_no_harm(drawn, of_form, form):
+    root = of_form(form)
+    for path in [*root.glob("*.txt"), *root.glob("boxes/*.json")]:
+        path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    assert open_tree(root).splits == open_tree(drawn[form]).splits
+    assert read(root, TRAIN0).objects == read(drawn[form], TRAIN0).objects
+
+
+def test_a_faulty_image_of_a_json_is_one_fault_however_many_annotations_it_has(of_form):
+    root = of_form("coco")
+    replace('"height":128', '"height":"x"')(root / JSON)
+    problems = Problems(collect=True)
+    open_tree(root, problems)
+    told = [fault.problem.split(":")[0] for fault in problems.found if fault.path == root / JSON]
+    assert told == ["images[0]"]
+
+
+@pytest.mark.parametrize(
+    ("folder", "removed"),
+    [
+        ("images", ""),
+        ("images", "masks"),
+        ("masks", ""),
+        (".", ""),
+        (".", "images"),
+        (".", "masks"),
+    ],
+)
+def test_a_folder_that_cannot_be_listed_is_named(of_form, monkeypatch, folder, removed):
+    root = of_form("masks")
+    if removed:
+        remove(root / removed)
+    listed = os.listdir
+
+    def listdir(path: Any) -> list[str]:
+        if Path(path) == root / folder:
+            raise PermissionError(13, "Permission denied", str(path))
+        return listed(path)
+
+    monkeypatch.setattr(os, "listdir", listdir)
+    problems = Problems(collect=True)
+    inspect(root, problems)
+    told = [(f.path, f.problem) for f in problems.found]
+    assert (root / folder, "not a readable folder (Permission denied)") in told
+    with pytest.raises(BadFile):
+        inspect(root, Problems(collect=False))
+
+
+def test_a_folder_that_cannot_be_entered_is_named(of_form, monkeypatch):
+    """Nothing in it can be asked for, neither by its list nor by its names."""
+    root = of_form("masks")
+
+    def unless_inside(call: Callable[..., Any], prefix: str) -> Callable[..., Any]:
+        def refuse(path: Any, *arguments: Any, **more: Any) -> Any:
+            if str(path).startswith(prefix):
+                raise PermissionError(13, "Permission denied", str(path))
+            return call(path, *arguments, **more)
+
+        return refuse
+
+    for name in ("stat", "lstat"):
+        monkeypatch.setattr(os, name, unless_inside(getattr(os, name), f"{root}/"))
+    for name in ("listdir", "scandir"):
+        monkeypatch.setattr(os, name, unless_inside(getattr(os, name), str(root)))
+    problems = Problems(collect=True)
+    tree = open_tree(root, problems)
+    assert tree.ids() == [] and problems.found
+    assert {fault.path for fault in problems.found} <= {root, root / "categories.txt"}
 
 
 def test_all_faults_of_a_folder_are_collected(of_form):

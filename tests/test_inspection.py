@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -37,6 +38,19 @@ KEYS = {"images", "semantic_masks", "instance_masks", "boxes"}
 def no_told_places(monkeypatch):
     for name in [n for n in os.environ if n.startswith("PIPELINE_DATA_")]:
         monkeypatch.delenv(name)
+
+
+@pytest.fixture(autouse=True)
+def time_limit():
+    """A reader that waits for ever, as for a pipe's other end, fails."""
+
+    def stop(number, frame):
+        raise TimeoutError
+
+    signal.signal(signal.SIGALRM, stop)
+    signal.alarm(30)
+    yield
+    signal.alarm(0)
 
 
 @pytest.fixture(scope="module")
@@ -129,6 +143,32 @@ def loop(path: Path) -> None:
     path.symlink_to(path)
 
 
+def pipe(path: Path) -> None:
+    path.unlink()
+    os.mkfifo(path)
+
+
+def sixteen_bits(path: Path) -> None:
+    with Image.open(path) as image:
+        wide = np.array(image.convert("L")).astype(np.uint16) * 257
+    Image.fromarray(wide).save(path, format="PNG")
+
+
+def turned(path: Path) -> None:
+    with Image.open(path) as image:
+        image.transpose(Image.Transpose.ROTATE_180).save(path)
+
+
+def nothing(path: Path) -> None:
+    with Image.open(path) as image:
+        pixels = np.zeros_like(np.array(image))
+    Image.fromarray(pixels).save(path)
+
+
+def list_of(other: str) -> Callable[[Path], None]:
+    return lambda path: path.write_text(path.read_text() + (path.parent / other).read_text())
+
+
 def folder_instead(path: Path) -> None:
     path.unlink()
     path.mkdir()
@@ -176,7 +216,7 @@ def append(line: str) -> Callable[[Path], None]:
     return lambda path: path.write_text(path.read_text() + line)
 
 
-T0, E0 = image_id("train", 0), image_id("extra", 0)
+T0, T1, E0 = image_id("train", 0), image_id("train", 1), image_id("extra", 0)
 VOC, SBD = "VOC2012", "benchmark_RELEASE/dataset"
 CITY = "ringstadt/ringstadt_000000_000019"
 LABELS, COCO_JSON = f"gtFine/train/{CITY}_gtFine", "annotations/instances_train2017.json"
@@ -192,6 +232,21 @@ DAMAGES: list[tuple[str, str, Callable[[Path], object]]] = [
     ("sample", f"{VOC}/SegmentationClass/{T0}.png", cut),
     ("sample", f"{VOC}/SegmentationClass/{T0}.png", loop),
     ("sample", f"{VOC}/SegmentationObject/{T0}.png", folder_instead),
+    ("sample", f"{VOC}/JPEGImages/{T0}.jpg", pipe),
+    ("sample", f"{VOC}/JPEGImages/{T0}.jpg", sixteen_bits),
+    ("sample", f"{VOC}/SegmentationClass/{T0}.png", pipe),
+    ("sample", f"{VOC}/SegmentationClass/{T0}.png", nothing),
+    ("sample", f"{VOC}/SegmentationObject/{T0}.png", nothing),
+    ("sample", f"{VOC}/SegmentationObject/{T1}.png", turned),
+    ("sample", f"{VOC}/Annotations/{T0}.xml", pipe),
+    ("sample", f"{VOC}/Annotations/{T0}.xml", lambda p: p.write_text("<annotation/>")),
+    ("sample", f"{VOC}/Annotations/{T0}.xml", text(f"{T0}.jpg", f"{T1}.jpg")),
+    ("sample", f"{VOC}/ImageSets/Segmentation/val.txt", list_of("train.txt")),
+    ("sample", f"{VOC}/ImageSets/Segmentation/trainval.txt", pipe),
+    ("sample", f"{VOC}/ImageSets/Segmentation/trainval.txt", append("more\n")),
+    ("sample", f"{VOC}/ImageSets/Main/trainval.txt", loop),
+    ("sbd", f"{SBD}/val.txt", list_of("train.txt")),
+    ("sbd", f"{SBD}/cls/{E0}.mat", pipe),
     ("sample", f"{VOC}/Annotations/{T0}.xml", empty),
     ("sample", f"{VOC}/Annotations/{T0}.xml", cut),
     ("sample", f"{VOC}/Annotations/{T0}.xml", remove),
@@ -233,6 +288,11 @@ DAMAGES: list[tuple[str, str, Callable[[Path], object]]] = [
     ("coco2017", COCO_JSON, edited_json(lambda c: c.pop("annotations"))),
     ("coco2017", "train2017/000000000001.jpg", remove),
     ("coco2017", "train2017/000000000001.jpg", loop),
+    ("context", f"trainval/{T0}.mat", pipe),
+    ("context", "VOC2010/ImageSets/Main/val.txt", list_of("train.txt")),
+    ("cityscapes", f"{LABELS}_instanceIds.png", pipe),
+    ("coco2017", COCO_JSON, pipe),
+    ("folder", "categories.txt", pipe),
     ("folder", "categories.txt", empty),
     ("folder", "categories.txt", remove),
 ]  # fmt: skip
@@ -250,6 +310,27 @@ def test_every_damage_is_named_and_the_rest_is_still_counted(
     assert all(problem["problem"] for problem in found.problems)
     json.loads(found.as_json())
     assert not any("cannot be read (" in problem["problem"] for problem in found.problems)
+
+
+def test_a_folder_that_may_not_be_read_is_named(copy_of, tmp_path, monkeypatch):
+    root = copy_of("sample")
+
+    def forbidden(*given, **more):
+        raise PermissionError(13, "Permission denied", str(root / VOC))
+
+    monkeypatch.setattr("pipeline.datasets.inspection.open_dataset", forbidden)
+    (problem,) = inspect("sample", root, tmp_path).problems
+    assert problem["path"] == str(root / VOC) and "Permission denied" in problem["problem"]
+
+
+def test_what_follows_the_end_of_an_image_is_no_damage(copy_of, tmp_path):
+    image = copy_of("sample") / VOC / f"JPEGImages/{T0}.jpg"
+    data = image.read_bytes()
+    for more in (bytes(200_000), np.random.default_rng(0).bytes(200_000), b"\xff\xda" * 9):
+        image.write_bytes(data + more)
+        assert inspect("sample", image.parents[2], tmp_path).problems == []
+        image.write_bytes(data[:-700] + more)  # the end is missing
+        assert inspect("sample", image.parents[2], tmp_path).problems or b"\xff\xd9" in more
 
 
 def test_several_faults_of_one_image_are_all_named(copy_of, tmp_path):
@@ -284,6 +365,8 @@ def test_the_command_writes_json_and_ends_with_1_where_there_are_problems(
     assert problem["problem"] == "not there" and "incomplete" in problem["remedy"]
     assert json.loads(out.read_text())["splits"]["train"]["images"] == 1
     assert main(["inspect", "sample", "--root", str(tmp_path / "gone")]) == 2
+    for place in (tmp_path, tmp_path / "gone" / "found.json"):
+        assert main(["inspect", "sample", "--root", str(root), "--json", str(place)]) == 2
 
 
 # --- real copies ----------------------------------------------------------------------------------

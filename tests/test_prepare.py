@@ -174,10 +174,29 @@ def test_files_that_changed_since_fetch_are_named(fetched, damage):
     path.unlink()
     if damage == "shorter":
         path.write_text(text[:-1])
-    with pytest.raises(BadInput, match="dvc repro -f fetch@sample") as caught:
+    said = "incomplete" if damage == "gone" else "dvc repro -f fetch@sample"
+    with pytest.raises(BadInput, match=said) as caught:
         run(prepare, fetched, "sample")
     assert str(path) in str(caught.value)
     assert not (fetched / "data/prepared").exists()
+
+
+def test_annotations_edited_since_fetch_are_named_though_no_size_changed(fetched):
+    path = fetched / "data/raw/sample/VOC2012/Annotations" / f"{image_id('val', 1)}.xml"
+    path.write_text(path.read_text().replace("<difficult>0", "<difficult>1", 1))
+    with pytest.raises(BadInput, match="changed since .*dvc repro -f fetch@sample") as caught:
+        run(prepare, fetched, "sample")
+    assert str(path) in str(caught.value)
+
+
+def test_files_that_fetch_did_not_see_are_named(fetched):
+    manifest = fetched / "data/raw/sample.manifest.json"
+    content = json.loads(manifest.read_text())
+    name = f"sample/VOC2012/Annotations/{image_id('val', 1)}.xml"
+    del content["files"][name]
+    manifest.write_text(json.dumps(content))
+    with pytest.raises(BadInput, match=f"{name}: new since .*dvc repro -f fetch@sample"):
+        run(prepare, fetched, "sample")
 
 
 def test_a_damaged_image_of_the_right_size_is_found(fetched):

@@ -1,15 +1,16 @@
 """Transfer over loopback: broken off, changed, misread, silent, from several addresses."""
 
 import hashlib
+import os
 from collections.abc import Iterator
 
 import numpy as np
 import pytest
 import requests
-from file_server import Answer, FileServer, md5, serving, tar_of
+from file_server import Answer, FileServer, Handler, md5, serving, tar_of
 
 from pipeline.datasets.archives import Archive
-from pipeline.datasets.download import download
+from pipeline.datasets.download import MARGIN, download
 from pipeline.datasets.transfer import CHUNK
 from pipeline.errors import BadInput, PlaceByHand
 
@@ -169,6 +170,92 @@ def test_a_file_that_is_sent_encoded_is_not_taken(server, tmp_path):
 def test_only_this_machine_can_ask_the_server(server):
     assert server.server_address[0] == "127.0.0.1"
     requests.get(server.url(NAME), timeout=5).raise_for_status()
+
+
+# --- answers without an end -----------------------------------------------------------------------
+SENT = 64_000_000  # bytes: all that such an answer would be
+
+
+class Endless(Handler):
+    """Sends zeros, far more than the file has, until nobody takes them any more."""
+
+    framing = "chunked"
+    sent = 0
+
+    def send_file(self, answer: Answer, body: bytes, wanted: str | None) -> None:
+        kind = type(self)
+        self.send_response(200)
+        if kind.framing != "until closed":
+            self.send_header("Transfer-Encoding", "chunked")
+        if kind.framing == "chunked, with a length":
+            self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        part = bytes(CHUNK)
+        if kind.framing != "until closed":
+            part = f"{CHUNK:x}\r\n".encode() + part + b"\r\n"
+        try:
+            while kind.sent < SENT:
+                self.wfile.write(part)
+                kind.sent += CHUNK
+        except OSError:
+            self.close_connection = True
+
+
+@pytest.mark.parametrize("digest", ["", None], ids=["digest known", "no digest"])
+@pytest.mark.parametrize("framing", ["chunked", "until closed", "chunked, with a length"])
+def test_an_answer_without_end_is_broken_off_and_not_kept(
+    server, tmp_path, monkeypatch, framing, digest
+):
+    monkeypatch.setattr(Endless, "framing", framing)
+    monkeypatch.setattr(Endless, "sent", 0)
+    server.RequestHandlerClass = Endless
+    limit = len(BODY) if framing.endswith("length") else 2 * len(BODY) + MARGIN
+    with pytest.raises(BadInput, match=f"more than {limit} bytes"):
+        download(archive(server.url(NAME), digest=digest), tmp_path, pauses=QUICK)
+    assert list(tmp_path.iterdir()) == []
+    assert len(server.asked) == 1  # such an address is not tried again
+    assert Endless.sent < SENT  # nobody listened any more
+
+
+def test_a_file_far_larger_than_the_published_one_is_not_kept_either(server, tmp_path):
+    server.files[NAME] = bytes(2 * len(BODY) + MARGIN + 1)
+    with pytest.raises(BadInput, match=f"{2 * len(BODY) + MARGIN + 1} bytes: not the published"):
+        download(archive(server.url(NAME), digest=None), tmp_path, pauses=QUICK)
+    assert list(tmp_path.iterdir()) == [] and len(server.asked) == 1
+    server.files[NAME] = bytes(2 * len(BODY) + MARGIN)
+    download(archive(server.url(NAME), digest=None), tmp_path, pauses=())
+
+
+@pytest.mark.parametrize("length", ["9" * 5000, "\u00b2", "-5", "", "1e3"])
+def test_an_announced_length_that_is_no_number_is_as_good_as_none(
+    server, tmp_path, monkeypatch, length
+):
+    send_header = Handler.send_header
+
+    def send(self: Handler, keyword: str, value: str) -> None:
+        send_header(self, keyword, length if keyword == "Content-Length" else value)
+
+    monkeypatch.setattr(Handler, "send_header", send)
+    assert download(archive(server.url(NAME)), tmp_path, pauses=()).read_bytes() == BODY
+
+
+@pytest.mark.parametrize("given", ["bytes 1-2/" + "9" * 5000, f"bytes {'9' * 5000}-2/3", "1-2/3"])
+def test_a_range_that_is_no_numbers_is_not_believed(server, tmp_path, monkeypatch, given):
+    send_header = Handler.send_header
+
+    def send(self: Handler, keyword: str, value: str) -> None:
+        send_header(self, keyword, given if keyword == "Content-Range" else value)
+
+    monkeypatch.setattr(Handler, "send_header", send)
+    (tmp_path / "archive.tar.partial").write_bytes(BODY[:1234])
+    assert download(archive(server.url(NAME)), tmp_path, pauses=()).read_bytes() == BODY
+    assert server.ranges_of(NAME) == ["bytes=1234-", None]
+
+
+def test_a_pipe_in_place_of_what_is_known_of_the_beginning_is_not_waited_for(server, tmp_path):
+    (tmp_path / "archive.tar.partial").write_bytes(BODY[:1234])
+    os.mkfifo(tmp_path / ".archive.tar.partial.json")
+    assert download(archive(server.url(NAME)), tmp_path, pauses=()).read_bytes() == BODY
 
 
 # --- a file that changes between two tries --------------------------------------------------------

@@ -288,6 +288,27 @@ def test_a_header_that_would_fill_the_memory_is_refused(tmp_path, monkeypatch):
     refused(tmp_path, put(tmp_path / "raw", "a.tgz", packed.getvalue()), "a header of 2")
 
 
+def test_far_too_much_behind_the_end_of_a_tar_is_refused(tmp_path):
+    behind = bytes(2_000_000)
+    body = gzip.compress(tar_of(GOOD)) + gzip.compress(behind)
+    archive = put(tmp_path / "raw", "a.tgz", body, unpacked=100_000)
+    refused(tmp_path, archive, f"more than {300_000 + unpacking.TAR_FRAME} bytes")
+    unpack_in(tmp_path / "raw", put(tmp_path / "raw", "a.tgz", body, unpacked=1_000_000))
+
+
+def test_a_tar_whose_members_hide_far_more_than_they_declare_is_refused(tmp_path):
+    """A sparse member: 2 MB are stored, 0 are declared to be there when it is unpacked."""
+    info = tarfile.TarInfo("not kept")
+    info.size, info.type = 2_000_000, tarfile.GNUTYPE_SPARSE
+    header = bytearray(info.tobuf(tarfile.GNU_FORMAT))
+    header[483:495] = b"0" * 11 + b"\0"  # the size when it is unpacked
+    header[148:156] = b" " * 8
+    header[148:156] = b"%06o\0 " % sum(header)
+    body = gzip.compress(bytes(header) + bytes(2_000_384) + tar_of(GOOD))
+    archive = put(tmp_path / "raw", "a.tgz", body, unpacked=100_000)
+    refused(tmp_path, archive, f"more than {300_000 + unpacking.TAR_FRAME} bytes")
+
+
 # --- damaged ones ---------------------------------------------------------------------------------
 NOISE = np.random.default_rng(0).bytes(3000)
 LONG = GOOD | {"kit/VOC2012/JPEGImages/b.jpg": NOISE}

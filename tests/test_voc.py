@@ -14,13 +14,13 @@ from scipy.io import savemat
 from pipeline.categories import SAMPLE, VOC
 from pipeline.datasets import lists, voc
 from pipeline.datasets.form import AnnotatedObject, Sample
+from pipeline.datasets.manifest import listed_files
 from pipeline.datasets.readers import open_dataset, places
 from pipeline.datasets.sample import draw, image_id, write_sample
 from pipeline.datasets.tree import Place, Problems, Tree
 from pipeline.errors import BadFile, BadInput
 from pipeline.masks import decode_rle, encode_rle
 from pipeline.params import SampleDataset
-from pipeline.stages.fetch import listed_files
 
 SHARED = Path(__file__).resolve().parents[1].parent / "shared"
 DEVKIT = SHARED / "real" / "VOCdevkit"
@@ -307,7 +307,7 @@ DAMAGES: dict[str, tuple[str, Callable[[Path], object], str]] = {
     "labels beyond a byte": (
         f"{SBD}/cls/{EXTRA0}.mat",
         lambda p: mat(p, "GTcls", Segmentation=ZEROS.astype(np.int16) + 300),
-        "outside 0..255",
+        "not in 0..255",
     ),
     "no cls file": (f"{SBD}/cls/{EXTRA0}.mat", Path.unlink, "incomplete"),
     "an object without a category": (

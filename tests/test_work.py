@@ -3,6 +3,7 @@
 import json
 import multiprocessing
 import time
+from pathlib import Path
 
 import pytest
 
@@ -178,3 +179,8 @@ def test_code_edited_before_a_stage_has_begun_is_refused_by_name(project):
     with pytest.raises(BadInput, match=r"this code changed: pipeline/losses\.py"):
         with work_of(project):
             raise AssertionError("opened")
+
+
+def test_the_lists_that_a_stage_reads_are_part_of_its_code():
+    digests = code_digest(Path(__file__).resolve().parents[1], "prepare")
+    assert "pipeline/datasets/published_lists/sbd_instance_val.txt" in digests

@@ -30,3 +30,25 @@ def check_labels(path: Path, label_map: np.ndarray, categories: tuple[str, ...])
             f"({categories[-1]}), and {IGNORE} for ignored pixels",
             "put the original file there",
         )
+
+
+MIN_AGREEMENT = 0.5  # part of the objects' pixels that must be object in the label map, too
+
+
+def check_agreement(path: Path, objects: np.ndarray, labelled: np.ndarray) -> None:
+    """BadFile if an object map is not of the same image as the label map.
+
+    Args:
+        objects: (H, W) bool: pixels of any object.
+        labelled: (H, W) bool: those to which the label map gives a category, or none (255).
+    """
+    count = np.count_nonzero(objects)
+    if not count:
+        raise BadFile(path, "no object in it", "copy the original file there")
+    agreement = np.count_nonzero(objects & labelled) / count
+    if agreement < MIN_AGREEMENT:
+        raise BadFile(
+            path,
+            f"only {agreement:.0%} of its objects' pixels are objects in the label map",
+            "one of the two is another image's",
+        )

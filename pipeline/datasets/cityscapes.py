@@ -9,7 +9,7 @@ Published layout:
                                               ..._gtFine_color.png       to look at; not needed
 
 Splits are the folders train, val and test, 2,975, 500 and 1,525 images. The labels that are
-published for test are dummies: its images are read alone.
+published for test are dummies: its images are read alone. Annotation without its image is a fault.
 
 A pixel of instanceIds is id * 1000 + n in object number n of a label whose instances are told
 apart, the id alone elsewhere; so the bare id of such a label is a group of objects (a crowd). Label
@@ -36,17 +36,18 @@ from pipeline.datasets.checks import check_size
 from pipeline.datasets.cityscapes_polygons import PER_LABEL, draw, read_polygons
 from pipeline.datasets.form import AnnotatedObject, Sample, image_size
 from pipeline.datasets.tree import ImageFiles, Place, Problems, Tree
-from pipeline.errors import BadFile
+from pipeline.errors import BadFile, need_file
 from pipeline.masks import decode_index_png, encode_numbers, rle_box
 
 OFFICIAL = {"train": 2975, "val": 500, "test": 1525}
 ANNOTATED = ("train", "val")
 IMAGE = re.compile(r"([A-Za-z0-9-]+_[0-9]+_[0-9]+)_leftImg8bit\.(png|jpg|jpeg)")
 LABELS, INSTANCES, POLYGONS = "labelIds.png", "instanceIds.png", "polygons.json"
+ANNOTATION = re.compile(rf"(.+)_gtFine_({LABELS}|{INSTANCES}|{POLYGONS})")
 SUFFIXES = {".png", ".jpg", ".jpeg"}
 
 UNKNOWN = 255  # stands for the published id where a number of instanceIds has none
-MIN_AGREEMENT = 0.5  # part of the objects' pixels that must have their labels in the label map, too
+MIN_AGREEMENT = 0.5  # part of the objects' pixels that instanceIds and labelIds must share
 
 
 @dataclass(frozen=True)
@@ -81,6 +82,7 @@ def open_tree(place: Place, problems: Problems, *, instances: Literal["maps", "p
         with problems.noted():
             if cities:
                 sources, notes = choose(base, sorted(cities), instances)
+            check_for_images(place, images, problems)
         where = {i: path for paths in images.values() for i, path in paths.items()}
         if images["test"]:
             notes += ("test: its images alone are read, for its published labels are dummies",)
@@ -172,6 +174,26 @@ def choose(
     return frozenset({labels, objects} & there), tuple(notes)
 
 
+def check_for_images(place: Place, images: dict[str, dict[str, Path]], problems: Problems) -> None:
+    """BadFile, through `problems`, for each file of annotation, or whole city, without images."""
+    for split in ANNOTATED:
+        base = place.folder / "gtFine" / split
+        for city in _names(base) if os.path.isdir(base) else ():
+            with problems.noted():
+                folder = base / city
+                names = [] if os.path.isfile(folder) else _names(folder)
+                matches = [its for name in names if (its := ANNOTATION.fullmatch(name))]
+                where = f"leftImg8bit/{split}/{city}"
+                if matches and not os.path.isdir(place.folder / where):
+                    problem = f"{len(matches)} files of annotation, but {where}/ is not there"
+                    raise BadFile(folder, problem, "unpack leftImg8bit_trainvaltest.zip anew")
+                for its in matches:
+                    with problems.noted():
+                        if its[1] not in images[split]:
+                            problem = f"its image is not in {where}/"
+                            raise BadFile(folder / its[0], problem, "copy the image there")
+
+
 def _files_of_cities(split: Path, problems: Problems) -> list[Path]:
     """The images in the folders of a split; other files are none of ours."""
     paths: list[Path] = []
@@ -247,6 +269,7 @@ def read_numbers(path: Path, shape: tuple[int, int]) -> np.ndarray:
     Raises:
         BadFile: unreadable, not of the image's size, or not 16-bit.
     """
+    need_file(path)
     try:
         with Image.open(path, formats=["PNG"]) as image:
             if image.mode not in ("I;16", "I"):
@@ -256,8 +279,6 @@ def read_numbers(path: Path, shape: tuple[int, int]) -> np.ndarray:
                     "put the original instanceIds.png there",
                 )
             numbers = np.array(image)
-    except FileNotFoundError:
-        raise BadFile(path, "not there", "the copy of the dataset is incomplete") from None
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise BadFile(path, f"not a readable PNG ({error})", "replace the file") from error
     check_size(path, numbers, shape)
@@ -287,14 +308,8 @@ def objects_of(
         )
     train_id = train_id_of_label()
     counted = np.isin(np.arange(256), CITYSCAPES_THINGS)[label]
-    if labels is not None and counted.any():
-        agreement = np.count_nonzero(counted & (label == labels)) / np.count_nonzero(counted)
-        if agreement < MIN_AGREEMENT:
-            raise BadFile(
-                path,
-                f"only {agreement:.0%} of its objects' pixels have the same label in labelIds",
-                "one of the two is another image's",
-            )
+    if labels is not None:
+        _check_agreement(path, label, labels, counted)
     objects = []
     for number, counts in encode_numbers(np.where(counted, numbers, 0)).items():
         crowd = number < PER_LABEL
@@ -302,6 +317,28 @@ def objects_of(
         box = rle_box(counts, *numbers.shape)
         objects.append(AnnotatedObject(category, box, False, crowd, counts))
     return tuple(objects)
+
+
+def _check_agreement(
+    path: Path, label: np.ndarray, labels: np.ndarray, counted: np.ndarray
+) -> None:
+    """BadFile unless objects are where labelIds has labels whose objects are told apart.
+
+    Args:
+        label, labels: (H, W) uint8 published ids, by the numbers of the objects and by labelIds.
+        counted: (H, W) bool: objects and groups.
+    """
+    expected = np.isin(np.arange(256), CITYSCAPES_THINGS)[labels]
+    here, there, both, same = (
+        np.count_nonzero(pixels)
+        for pixels in (counted, expected, counted & expected, counted & (label == labels))
+    )
+    if same < MIN_AGREEMENT * here:
+        problem = f"only {same} of its objects' {here} pixels have the same label in labelIds"
+        raise BadFile(path, problem, "one of the two is another image's")
+    if both < MIN_AGREEMENT * there:
+        problem = f"objects in {both} of {there} pixels whose label in labelIds has objects"
+        raise BadFile(path, problem, "put the original instanceIds.png there")
 
 
 def train_id_of_label() -> np.ndarray:

@@ -7,6 +7,7 @@ Later polygons lie over earlier ones. A label that ends in "group" and is none w
 is a region of several objects. H x W pixels.
 """
 
+import codecs
 from pathlib import Path
 
 import msgspec
@@ -15,7 +16,7 @@ from PIL import Image, ImageDraw
 
 from pipeline.categories import CITYSCAPES_LABELS, CITYSCAPES_THINGS
 from pipeline.datasets.tree import Problems
-from pipeline.errors import BadFile
+from pipeline.errors import BadFile, need_file
 
 PER_LABEL = 1000  # numbers of objects that each label has
 LICENSE_PLATE = "license plate"  # annotated, but not drawn: its published id is -1
@@ -50,10 +51,10 @@ def read_polygons(
     Raises:
         BadFile: the file is missing, unreadable or another image's.
     """
+    need_file(path)
     try:
-        annotation = msgspec.json.decode(path.read_bytes(), type=_Annotation)
-    except FileNotFoundError:
-        raise BadFile(path, "not there", "the copy of the dataset is incomplete") from None
+        data = path.read_bytes().removeprefix(codecs.BOM_UTF8)
+        annotation = msgspec.json.decode(data, type=_Annotation)
     except (OSError, ValueError, RecursionError) as error:  # msgspec's errors are ValueErrors
         raise BadFile(path, f"not readable polygons ({error})", "copy the file anew") from error
     if (annotation.height, annotation.width) != shape:

@@ -36,6 +36,7 @@ from pipeline.datasets.coco_json import (
     Listed,
     decode,
     decode_counts,
+    is_tiny,
     read_instances,
     run_lengths,
 )
@@ -185,6 +186,7 @@ class Region(NamedTuple):
     crowd: bool
     area: int
     rle: dict[str, Any]  # pycocotools' form: size [H, W], counts compressed
+    box: Box  # tight around it
 
 
 def read(values: Mapping[int, int], record: Record, problems: Problems) -> Sample:
@@ -246,7 +248,29 @@ def _region(raw: bytes, record: Record, values: Mapping[int, int]) -> Region:
     if area == 0:
         problem = f"{what}: its area is {annotation.area:g}, but its mask holds no pixel"
         raise BadFile(record.json, problem, COPY_ANEW)
-    return Region(values[annotation.category_id], annotation.iscrowd == 1, area, rle)
+    tight = _tight_box(rle)
+    if not is_tiny(annotation):
+        _check_place_of_box(annotation, tight, record.json, what)
+    return Region(values[annotation.category_id], annotation.iscrowd == 1, area, rle, tight)
+
+
+def _tight_box(rle: dict[str, Any]) -> Box:
+    x, y, w, h = (int(side) for side in coco.toBbox(rle).tolist())
+    return (x, y, x + w, y + h)
+
+
+def _check_place_of_box(annotation: Annotation, tight: Box, path: Path, what: str) -> None:
+    """BadFile if a published box, rounded to pixels, has none in common with the mask's own box."""
+    x, y, w, h = annotation.bbox
+    width = min(round(x + w), tight[2]) - max(round(x), tight[0])
+    height = min(round(y + h), tight[3]) - max(round(y), tight[1])
+    if width <= 0 or height <= 0:
+        raise BadFile(
+            path,
+            f"{what}: the box x {x:g}, y {y:g}, width {w:g}, height {h:g} does not touch its mask, "
+            f"which lies in x {tight[0]} to {tight[2]}, y {tight[1]} to {tight[3]}",
+            COPY_ANEW,
+        )
 
 
 def _check_box(annotation: Annotation, record: Record, what: str) -> None:
@@ -267,20 +291,13 @@ def _objects(regions: list[Region]) -> tuple[AnnotatedObject, ...]:
     return tuple(
         AnnotatedObject(
             category=region.value,
-            box=box,
+            box=region.box,
             difficult=False,
             crowd=region.crowd,
             mask_rle=region.rle["counts"].decode("ascii"),
         )
-        for region, box in zip(ours, _boxes(ours), strict=True)
+        for region in ours
     )
-
-
-def _boxes(regions: list[Region]) -> list[Box]:
-    if not regions:
-        return []
-    sides = coco.toBbox([region.rle for region in regions]).astype(int).tolist()
-    return [(x, y, x + w, y + h) for x, y, w, h in sides]
 
 
 def painted(regions: list[Region], size: tuple[int, int]) -> np.ndarray:

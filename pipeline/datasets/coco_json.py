@@ -1,5 +1,6 @@
 """What the JSON files of COCO hold: entries, and masks as polygons or run-lengths. H x W pixels."""
 
+import codecs
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -12,7 +13,7 @@ from pycocotools import mask as coco
 
 from pipeline.categories import COCO_NAMES
 from pipeline.datasets.tree import Problems
-from pipeline.errors import BadFile
+from pipeline.errors import BadFile, need_file
 
 FILE_NAME = re.compile(r"([A-Za-z0-9_-]+)\.(jpg|jpeg|png)", re.IGNORECASE)
 TINY_AREA, TINY_SIDE = 64.0, 2.0  # pixels: a smaller annotation may fall between the pixels
@@ -42,9 +43,13 @@ class Annotation(msgspec.Struct, gc=False):
     image_id: int
     category_id: int
     iscrowd: Literal[0, 1]
-    area: float
+    area: Annotated[float, msgspec.Meta(ge=0)]
     bbox: tuple[float, float, float, float]
     segmentation: msgspec.Raw
+
+
+class Numbered(msgspec.Struct, gc=False):
+    id: int | str
 
 
 class RunLengths(msgspec.Struct, gc=False):
@@ -64,6 +69,7 @@ INSTANCES = msgspec.json.Decoder(Instances)
 IMAGE = msgspec.json.Decoder(ImageEntry)
 CATEGORY = msgspec.json.Decoder(CategoryEntry)
 ANNOTATION = msgspec.json.Decoder(Annotation)
+NUMBERED = msgspec.json.Decoder(Numbered)
 SEGMENTATION = msgspec.json.Decoder(list[list[float]] | RunLengths)
 
 
@@ -76,6 +82,23 @@ def decode(decoder: msgspec.json.Decoder[Any], data: Any, path: Path, where: str
 
 
 # --- the file -------------------------------------------------------------------------------------
+def read_json(path: Path) -> bytes:
+    """The bytes of a file without the mark that some programs begin UTF-8 with. Raises BadFile."""
+    need_file(path)
+    try:
+        return path.read_bytes().removeprefix(codecs.BOM_UTF8)
+    except OSError as error:
+        raise BadFile(path, f"not readable ({error})", "copy it anew") from error
+
+
+def number_of(raw: msgspec.Raw) -> int | str | None:
+    """The id of an entry that may be faulty otherwise; None if that is faulty, too."""
+    try:
+        return NUMBERED.decode(raw).id
+    except (ValueError, RecursionError):
+        return None
+
+
 @dataclass(frozen=True, slots=True)
 class Listed:
     """An image of a JSON file, and its annotations as they stand there."""
@@ -97,23 +120,27 @@ def read_instances(
     Raises:
         BadFile: no JSON of COCO's form, or no image in it; through `problems`, faulty entries.
     """
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise BadFile(path, f"not readable ({error})", "copy it anew") from error
-    contents = decode(INSTANCES, data, path, "")
+    contents = decode(INSTANCES, read_json(path), path, "")
+    with problems.noted():
+        if not contents.categories:
+            raise BadFile(path, "no category in it", COPY_ANEW)
     for number, raw in enumerate(contents.categories):
         with problems.noted():
             _check_category(decode(CATEGORY, raw, path, f"categories[{number}]: "), path)
     by_number: dict[int, Listed] = {}
     ids = []
+    refused = set()  # their annotations are no faults of their own
     for number, raw in enumerate(contents.images):
+        image_id = ""
         with problems.noted():
             entry = decode(IMAGE, raw, path, f"images[{number}]: ")
-            ids.append(_add_image(Listed(path, split, entry), by_number, images))
+            image_id = _add_image(Listed(path, split, entry), by_number, images)
+            ids.append(image_id)
+        if not image_id:
+            refused.add(number_of(raw))
     if not contents.images:
         raise BadFile(path, "no image in it", COPY_ANEW)
-    return ids, _add_annotations(contents.annotations, by_number, path, problems)
+    return ids, _add_annotations(contents.annotations, by_number, refused, path, problems)
 
 
 def _check_category(entry: CategoryEntry, path: Path) -> None:
@@ -143,7 +170,11 @@ def _add_image(listed: Listed, by_number: dict[int, Listed], images: dict[str, L
 
 
 def _add_annotations(
-    raws: list[msgspec.Raw], by_number: dict[int, Listed], path: Path, problems: Problems
+    raws: list[msgspec.Raw],
+    by_number: dict[int, Listed],
+    refused: set[int | str | None],
+    path: Path,
+    problems: Problems,
 ) -> list[int]:
     """Give each annotation to its image. Returns the ids of those without pixels, left out."""
     seen: set[int] = set()
@@ -157,25 +188,35 @@ def _add_annotations(
             again = True
         if again:  # apart, for a file has a million annotations and hardly a fault
             with problems.noted():
-                _refuse(raw, number, by_number, path)
+                _refuse(raw, number, by_number, refused, path)
             continue
         seen.add(annotation.id)
-        if _is_tiny(annotation) and _is_empty(annotation, image):
+        if is_tiny(annotation) and _is_empty(annotation, image):
             empty.append(annotation.id)
         else:
             image.annotations.append(raw)
     return empty
 
 
-def _refuse(raw: msgspec.Raw, number: int, by_number: dict[int, Listed], path: Path) -> None:
+def _refuse(
+    raw: msgspec.Raw,
+    number: int,
+    by_number: dict[int, Listed],
+    refused: set[int | str | None],
+    path: Path,
+) -> None:
+    """BadFile for an annotation that is faulty, unless it only belongs to a refused image."""
     annotation = decode(ANNOTATION, raw, path, f"annotations[{number}]: ")
     if annotation.image_id not in by_number:
+        if annotation.image_id in refused:
+            return
         problem = f"annotation {annotation.id} is of image {annotation.image_id}, which is none"
         raise BadFile(path, problem, "list the image or take the annotation out")
     raise BadFile(path, f"annotation {annotation.id} again", "list each annotation once")
 
 
-def _is_tiny(annotation: Annotation) -> bool:
+def is_tiny(annotation: Annotation) -> bool:
+    """Whether an annotation is so small that pixels may miss it."""
     return annotation.area < TINY_AREA or min(annotation.bbox[2:]) < TINY_SIDE
 
 

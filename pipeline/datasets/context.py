@@ -27,10 +27,10 @@ import numpy as np
 from pipeline.categories import CONTEXT, CONTEXT_ALIASES, NUM_CONTEXT_LABELS
 from pipeline.datasets.checks import check_size
 from pipeline.datasets.form import Sample, image_size
-from pipeline.datasets.lists import read_ids
+from pipeline.datasets.lists import check_apart, read_ids
 from pipeline.datasets.matfile import read_variable
 from pipeline.datasets.tree import ImageFiles, Place, Problems, Tree
-from pipeline.errors import BadFile
+from pipeline.errors import BadFile, need_file
 
 OFFICIAL = {"train": 4998, "val": 5105}
 NAME_LINE = re.compile(r"\s*(\d{1,4})\s*:\s*(\S.*)")
@@ -76,6 +76,7 @@ def open_tree(labels: Place, images: Place, problems: Problems) -> Tree:
                 check_names(names["59_labels.txt"])
         paths = {name: voc / "ImageSets" / "Main" / f"{name}.txt" for name in OFFICIAL}
         splits = {name: read_ids(path, problems) for name, path in paths.items()}
+        check_apart(splits, paths, problems)
 
         def record(image_id: str) -> Files:
             image = voc / "JPEGImages" / f"{image_id}.jpg"
@@ -137,10 +138,9 @@ def check_names(path: Path) -> None:
 
 def _read_names(path: Path) -> dict[int, str]:
     """The names by their numbers, without the spaces in them."""
+    need_file(path)
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except FileNotFoundError:
-        raise BadFile(path, "not there", "copy the authors' list there") from None
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise BadFile(path, f"not a readable list ({error})", "copy it anew") from error
     names: dict[int, str] = {}

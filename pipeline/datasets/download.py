@@ -22,6 +22,18 @@ from pipeline.datasets.unpacking import need_room, remove_unfinished, unpack
 from pipeline.errors import BadFile, BadInput, PlaceByHand
 
 PAUSES = (1.0, 5.0, 20.0)  # seconds before all addresses are tried again
+MARGIN = 1_000_000  # bytes that a file may have beyond twice its size in the table
+
+
+@contextmanager
+def _permitted() -> Iterator[None]:
+    """BadInput for a file or folder that this user may not read or write."""
+    try:
+        yield
+    except PermissionError as error:
+        raise BadInput(
+            f"{error.filename}: {error.strerror}; let this user read and write there, and run again"
+        ) from error
 
 
 def obtain(archive: Archive, folder: Path, *, pauses: Sequence[float] = PAUSES) -> None:
@@ -29,6 +41,7 @@ def obtain(archive: Archive, folder: Path, *, pauses: Sequence[float] = PAUSES) 
     obtain_all((archive,), folder, pauses=pauses)
 
 
+@_permitted()
 def obtain_all(
     archives: Sequence[Archive], folder: Path, *, pauses: Sequence[float] = PAUSES
 ) -> None:
@@ -192,10 +205,11 @@ def _fetch_from(url: str, partial: Path, archive: Archive) -> None:
     """
     mixed = partial.exists()  # of several answers, which may not fit together
     begun_anew = False
+    longest = 2 * archive.size + MARGIN
     most = size_of(partial)
     while True:
         try:
-            fetch_rest(url, partial, certain=archive.digest is not None)
+            fetch_rest(url, partial, certain=archive.digest is not None, most=longest)
             if wrong := _wrong_digest(partial, archive):
                 discard(partial)
                 raise Misfit(wrong, final=True)

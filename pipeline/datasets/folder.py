@@ -37,6 +37,7 @@ from pipeline.datasets.folder_files import (
     find_named,
     list_files,
     list_some,
+    names_in,
 )
 from pipeline.datasets.folder_lists import (
     BACKGROUND,
@@ -50,7 +51,7 @@ from pipeline.datasets.folder_lists import (
 from pipeline.datasets.form import AnnotatedObject, Sample, image_size, objects_of_masks
 from pipeline.datasets.tree import ImageFiles, Place, Problems, Tree
 from pipeline.datasets.voc_boxes import join, read_boxes
-from pipeline.errors import BadFile
+from pipeline.errors import BadFile, need_file
 from pipeline.masks import decode_index_png, encode_numbers
 
 MODES = {"1", "L", "LA", "P", "PA", "RGB", "RGBA", "YCbCr"}  # 8 bits a channel, or fewer
@@ -95,14 +96,15 @@ def open_tree(place: Place, problems: Problems, *, val_fraction: float, seed: in
     """
     base, notes = place.folder, list[str]()
     names: Names | None = None
+    lists: dict[str, Path] = {}
     images: dict[str, Path] = {}
     with problems.noted():
-        if not base.is_dir():
+        if not os.path.isdir(base):
             raise BadFile(base, "not there", "docs/OWN_IMAGES.md shows how a folder is laid out")
         with problems.noted():
             names = read_names(base / "categories.txt")
+        lists = find_lists(base)
         images = find_images(base, problems, notes)
-    lists = find_lists(base)
     splits = listed_splits(lists, images, problems, notes)
     if not lists:
         splits = folder_splits(base / "images", images, notes) or drawn_splits(
@@ -166,8 +168,8 @@ def _check_kinds(base: Path, names: Names, found: Annotation) -> None:
     """BadFile for annotation that cannot mean anything together."""
     boxes = {*found.xmls, *found.jsons}
     if not (found.masks or found.objects or boxes):
-        there = ", ".join(sorted(p.name for p in base.iterdir() if not p.name.startswith(".")))
-        problem = f"no annotation of its images in masks/, objects/ or boxes/; it holds {there}"
+        problem = "no annotation of its images in masks/, objects/ or boxes/; it holds "
+        problem += ", ".join(names_in(base))
         raise BadFile(base, problem, "docs/OWN_IMAGES.md shows how a folder is laid out")
     if found.xmls and found.jsons:
         problem = f"XML files, and {found.jsons[0].name} as well"
@@ -267,6 +269,7 @@ def _check_image(path: Path) -> None:
 def _header(path: Path) -> tuple[str, int, int]:
     """Mode, number of images and EXIF orientation of an image's file."""
     pages, turned = 1, UPRIGHT
+    need_file(path)
     try:
         with Image.open(path) as image:
             if image.format in ("TIFF", "WEBP"):
@@ -311,6 +314,7 @@ def _read_numbers(path: Path, size: tuple[int, int]) -> tuple[np.ndarray, np.nda
 
 def _decode_numbers(path: Path) -> tuple[np.ndarray, int]:
     """The values of a PNG (H, W) int32, and which of them means unclear; -1 where none does."""
+    need_file(path)
     try:
         with Image.open(path) as image:
             if image.mode in WIDE_MODES:

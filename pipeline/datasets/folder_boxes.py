@@ -25,6 +25,8 @@ from pipeline.datasets.coco_json import (
     Annotation,
     CategoryEntry,
     decode,
+    number_of,
+    read_json,
     run_lengths,
 )
 from pipeline.datasets.folder_files import list_some
@@ -111,18 +113,8 @@ def read_files(
 
 
 def _read_file(path: Path, categories: tuple[str, ...], problems: Problems) -> dict[str, Boxes]:
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise BadFile(path, f"not readable ({error.strerror})", "copy it anew") from error
-    contents = decode(INSTANCES, data, path, "")
-    images: dict[int | str, OwnImage] = {}
-    for number, raw in enumerate(contents.images):
-        with problems.noted():
-            image = decode(IMAGE, raw, path, f"images[{number}]: ")
-            if image.id in images:
-                raise BadFile(path, f"image {image.id} again", "list each image once")
-            images[image.id] = image
+    contents = decode(INSTANCES, read_json(path), path, "")
+    images, refused = _read_images(path, contents.images, problems)
     names: dict[int, str] = {}
     for number, raw in enumerate(contents.categories):
         with problems.noted():
@@ -130,7 +122,9 @@ def _read_file(path: Path, categories: tuple[str, ...], problems: Problems) -> d
             if category.id in names:
                 raise BadFile(path, f"category {category.id} again", "list each category once")
             names[category.id] = category.name.strip()
-    entries = _read_entries(path, contents.annotations, images, names, categories, problems)
+    entries = _read_entries(
+        path, contents.annotations, images, refused, names, categories, problems
+    )
     every = [entry for its in entries.values() for entry in its]
     drawn = bool(every) and all(entry.segmentation for entry in every)
     by_id: dict[str, Boxes] = {}
@@ -144,10 +138,29 @@ def _read_file(path: Path, categories: tuple[str, ...], problems: Problems) -> d
     return by_id
 
 
+def _read_images(
+    path: Path, raws: list[msgspec.Raw], problems: Problems
+) -> tuple[dict[int | str, OwnImage], set[int | str | None]]:
+    """The images by their numbers in the file, and the numbers of those that are faulty."""
+    images: dict[int | str, OwnImage] = {}
+    refused = set()
+    for place, raw in enumerate(raws):
+        number = number_of(raw)
+        with problems.noted():
+            refused.add(number)
+            image = decode(IMAGE, raw, path, f"images[{place}]: ")
+            if image.id in images:
+                raise BadFile(path, f"image {image.id} again", "list each image once")
+            images[image.id] = image
+            refused.discard(number)
+    return images, refused
+
+
 def _read_entries(
     path: Path,
     annotations: list[msgspec.Raw],
     images: dict[int | str, OwnImage],
+    refused: set[int | str | None],
     names: dict[int, str],
     categories: tuple[str, ...],
     problems: Problems,
@@ -159,6 +172,8 @@ def _read_entries(
         with problems.noted():
             read = decode(ANNOTATION, raw, path, f"annotations[{place}]: ")
             number = place if read.id is None else read.id
+            if read.image_id in refused and read.image_id not in images:
+                continue  # the fault is the image's
             if read.image_id not in images:
                 problem = f"annotation {number} is of image {read.image_id}, which is not listed"
                 raise BadFile(path, problem, "list the image or take the annotation out")
@@ -205,7 +220,7 @@ def read_objects(
             objects.append(AnnotatedObject(entry.category, box, False, entry.crowd, counts))
             if rle:
                 area = int(coco.area(rle))
-                regions.append(Region(entry.category, entry.crowd, area=area, rle=rle))
+                regions.append(Region(entry.category, entry.crowd, area=area, rle=rle, box=box))
     whole = boxes.drawn and len(regions) == len(boxes.entries)
     return objects, painted(regions, size) if whole else None
 
@@ -225,14 +240,14 @@ def _box_of(entry: Entry, size: tuple[int, int], path: Path) -> tuple[Box, dict 
         raise BadFile(path, problem, CORRECT)
     x, y, w, h = entry.bbox
     height, width = size
-    inside = min(x, y) >= -OVERSHOOT and x + w <= width + OVERSHOOT and y + h <= height + OVERSHOOT
-    x0, x1 = (min(max(round(at), 0), width) for at in (x, x + w))
-    y0, y1 = (min(max(round(at), 0), height) for at in (y, y + h))
-    if not (inside and x0 < x1 and y0 < y1):
-        raise BadFile(
-            path,
-            f"{what}: the box x {x:g}, y {y:g}, width {w:g}, height {h:g} holds no pixel or is not "
-            f"inside the image of {width}x{height}",
-            CORRECT,
-        )
-    return (x0, y0, x1, y1), None
+    if min(x, y) >= -OVERSHOOT and x + w <= width + OVERSHOOT and y + h <= height + OVERSHOOT:
+        x0, x1 = (min(max(round(at), 0), width) for at in (x, x + w))
+        y0, y1 = (min(max(round(at), 0), height) for at in (y, y + h))
+        if x0 < x1 and y0 < y1:
+            return (x0, y0, x1, y1), None
+    raise BadFile(
+        path,
+        f"{what}: the box x {x:g}, y {y:g}, width {w:g}, height {h:g} holds no pixel or is not "
+        f"inside the image of {width}x{height}",
+        CORRECT,
+    )

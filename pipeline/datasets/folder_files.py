@@ -4,11 +4,12 @@ import os
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 
 from pipeline.datasets.lists import is_image_id
 from pipeline.datasets.tree import Problems
-from pipeline.errors import BadFile
+from pipeline.errors import BadFile, need_file
 
 IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp"}
 LEFT_BEHIND = {"thumbs.db", "desktop.ini", "__macosx"}  # by systems; so are names with a dot first
@@ -23,15 +24,25 @@ def list_some(names: Iterable[str]) -> str:
     return ", ".join(every[:SHOWN]) + more
 
 
+def names_in(folder: Path) -> list[str]:
+    """What lies in a folder, sorted, without hidden files. Raises BadFile."""
+    try:
+        return sorted(name for name in os.listdir(folder) if not name.startswith("."))
+    except OSError as error:
+        problem = f"not a readable folder ({error.strerror})"
+        raise BadFile(folder, problem, "correct the link or the permissions") from error
+
+
 def list_files(top: Path, problems: Problems, notes: list[str]) -> list[Path]:
     """Every file below a folder, sorted; none if it is not there.
 
-    Links are followed, but a folder that was read already is not read again. Hidden files and those
-    that systems leave behind are passed over.
+    Links are followed, but not to a folder that was read already or that contains `top` with all
+    that lies beside it. Hidden files and those that systems leave behind are passed over.
     """
     files: list[Path] = []
     folders = [top] if os.path.lexists(top) else []
     seen = set()
+    above = _folders_above(top)
     while folders:
         folder = folders.pop()
         with problems.noted():
@@ -44,11 +55,24 @@ def list_files(top: Path, problems: Problems, notes: list[str]) -> list[Path]:
             if (status.st_dev, status.st_ino) in seen:
                 notes.append(f"{folder}: leads to a folder that is read already, not followed")
                 continue
+            if (status.st_dev, status.st_ino) in above:
+                notes.append(f"{folder}: leads to a folder that contains {top}, not followed")
+                continue
             seen.add((status.st_dev, status.st_ino))
             shown = [p for p in entries if p.name[0] != "." and p.name.lower() not in LEFT_BEHIND]
             files += [path for path in shown if not os.path.isdir(path)]
             folders += reversed([path for path in shown if os.path.isdir(path)])
     return sorted(files)
+
+
+def _folders_above(top: Path) -> set[tuple[int, int]]:
+    """Device and number of every folder that contains one, by its path and, of a link, by both."""
+    above = set()
+    for path in {*Path(os.path.abspath(top)).parents, *Path(os.path.realpath(top)).parents}:
+        with suppress(OSError):
+            status = os.stat(path)
+            above.add((status.st_dev, status.st_ino))
+    return above
 
 
 def find_images(folder: Path, problems: Problems, notes: list[str]) -> dict[str, Path]:
@@ -130,12 +154,12 @@ def find_maps(
 
 
 def _no_images(folder: Path) -> BadFile:
-    hint = ""
+    hint, names = "", names_in(folder)
     if folder.name == "images":
         hint = f" (this is that folder itself: name the one above, {folder.parent})"
-    elif other := [p.name for p in folder.iterdir() if p.name.lower() == "images"]:
+    elif other := [name for name in names if name.lower() == "images"]:
         hint = f" ({other[0]}/ is: rename it)"
-    elif any(p.suffix.lower() in IMAGE_SUFFIXES for p in folder.iterdir()):
+    elif any(Path(name).suffix.lower() in IMAGE_SUFFIXES for name in names):
         hint = " (images lie beside: move them into it)"
     return BadFile(
         folder / "images", f"not there{hint}", "docs/OWN_IMAGES.md shows how a folder is laid out"
@@ -169,8 +193,9 @@ def _has_alpha(path: Path) -> bool:
     if path.suffix.lower() != ".png":
         return False
     try:
+        need_file(path)
         with path.open("rb") as file:
             start = file.read(PNG_COLOUR_TYPE + 1)
-    except OSError:
+    except (BadFile, OSError):
         return False  # whoever reads the image says so
     return start.startswith(PNG_START) and start[-1] in PNG_ALPHA

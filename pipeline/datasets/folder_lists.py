@@ -1,6 +1,7 @@
 """The names and the splits of somebody's own folder (see folder.py)."""
 
 import hashlib
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,15 +9,14 @@ from pathlib import Path
 import numpy as np
 
 from pipeline.categories import IGNORE
-from pipeline.datasets.folder_files import list_some
-from pipeline.datasets.lists import is_image_id, read_ids
+from pipeline.datasets.folder_files import list_some, names_in
+from pipeline.datasets.lists import check_apart, is_image_id, read_ids
 from pipeline.datasets.tree import Problems
-from pipeline.errors import BadFile
+from pipeline.errors import BadFile, need_file
 
 BACKGROUND, NO_LABEL = "background", "ignore"  # words of categories.txt
 NO_SPLITS = {"categories", "readme", "license", "licence"}  # other .txt files
 EVERY_LIST = "every .txt beside categories.txt lists a split"
-APART = [("train", "val"), ("train", "test"), ("trainval", "test")]  # share no image
 
 
 @dataclass(frozen=True)
@@ -35,11 +35,12 @@ class Names:
 # --- the names ------------------------------------------------------------------------------------
 def read_names(path: Path) -> Names:
     """The categories of a folder. BadFile: missing, not text, a name is empty or there twice."""
+    if not os.path.lexists(path):
+        remedy = f"write it: one name a line, first what the value 0 means ({BACKGROUND}, mostly)"
+        raise BadFile(path, "not there", remedy)
+    need_file(path)
     try:
         lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
-    except FileNotFoundError:
-        remedy = f"write it: one name a line, first what the value 0 means ({BACKGROUND}, mostly)"
-        raise BadFile(path, "not there", remedy) from None
     except (OSError, UnicodeDecodeError) as error:
         raise BadFile(path, f"not readable ({error})", "save it as plain text, UTF-8") from error
     while lines and not lines[-1]:
@@ -62,8 +63,12 @@ def read_names(path: Path) -> Names:
 
 # --- the splits -----------------------------------------------------------------------------------
 def find_lists(base: Path) -> dict[str, Path]:
-    """The lists of splits by their names: every .txt but categories.txt, a readme and a licence."""
-    paths = sorted(base.glob("[!.]*.txt"))
+    """The lists of splits by their names: every .txt but categories.txt, a readme and a licence.
+
+    Raises:
+        BadFile: the folder cannot be listed.
+    """
+    paths = [base / name for name in names_in(base) if name.endswith(".txt")]
     return {path.stem: path for path in paths if path.stem.lower() not in NO_SPLITS}
 
 
@@ -86,11 +91,7 @@ def listed_splits(
             if absent := [image_id for image_id in ids if image_id not in images]:
                 problem = f"no such images in images/: {list_some(absent)}"
                 raise BadFile(path, problem, f"correct the list; {EVERY_LIST}")
-    for one, other in APART:
-        with problems.noted():
-            if shared := sorted({*splits.get(one, [])} & {*splits.get(other, [])}):
-                problem = f"these are in {one}.txt too: {list_some(shared)}"
-                raise BadFile(lists[other], problem, "what is trained on tests nothing: choose one")
+    check_apart(splits, lists, problems)
     unlisted = sorted({*images} - {i for ids in splits.values() for i in ids})
     if lists and unlisted:
         notes.append(f"in no list, not used: {list_some(unlisted)}")

@@ -1,6 +1,7 @@
 """What a copy of a dataset holds, and everything that is wrong with it."""
 
 import json
+import os
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -15,7 +16,7 @@ from pipeline.datasets import coco
 from pipeline.datasets.form import Sample, read_image
 from pipeline.datasets.places import home, told_place
 from pipeline.datasets.processes import in_processes, processors
-from pipeline.datasets.readers import open_dataset
+from pipeline.datasets.readers import PlaceOf, open_dataset
 from pipeline.datasets.tree import Place, Problems, Tree
 from pipeline.errors import BadFile, BadInput
 from pipeline.params import (
@@ -74,7 +75,7 @@ class Inspection:
     problems: list[dict[str, str]] = field(default_factory=list)
 
     def as_json(self) -> str:
-        return json.dumps(vars(self), indent=1, ensure_ascii=False) + "\n"
+        return json.dumps(vars(self), indent=1) + "\n"  # in ASCII, whatever files are called
 
     def as_text(self) -> str:
         """Tables for people, the problems last."""
@@ -107,25 +108,32 @@ def inspect(dataset: str, folder: Path, project: Path) -> Inspection:
     """
     if dataset != "coco" and dataset not in KINDS:
         raise BadInput(f"no dataset {dataset!r}; choose one of: coco, {', '.join(KINDS)}")
-    if not folder.is_dir():
+    if not os.path.isdir(folder):
         raise BadInput(f"{folder}: no such folder; name the one that holds the dataset")
 
     def place_of(wanted: str) -> Place:
-        told = None if wanted == home(dataset, KINDS[dataset]) else told_place(project, wanted)
+        own = dataset == "coco" or wanted == home(dataset, KINDS[dataset])
+        told = None if own else told_place(project, wanted)
         return Place(wanted, told or folder)
 
     problems = Problems(collect=True)
-    if dataset == "coco":
-        tree = coco.open_tree(
-            Place("coco", folder),
-            problems,
-            years=COCO_YEARS,
-            categories="coco",
-            others="background",
+    try:
+        tree = _open(dataset, place_of, problems)
+    except OSError as error:  # a folder that may not be read
+        tree = Tree.nothing(())
+        path = Path(error.filename or folder)
+        problems.found.append(
+            BadFile(path, f"not readable ({error.strerror})", "let this user read it")
         )
-    else:
-        tree = open_dataset(dataset, KINDS[dataset], place_of, problems)
     return look_through(dataset, tree, problems)
+
+
+def _open(dataset: str, place_of: PlaceOf, problems: Problems) -> Tree:
+    if dataset == "coco":
+        return coco.open_tree(
+            place_of("coco"), problems, years=COCO_YEARS, categories="coco", others="background"
+        )
+    return open_dataset(dataset, KINDS[dataset], place_of, problems)
 
 
 def look_through(dataset: str, tree: Tree, problems: Problems) -> Inspection:

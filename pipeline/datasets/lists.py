@@ -1,10 +1,11 @@
 """Lists of image ids: those of a copy, and the published ones that are kept in published_lists/."""
 
 import re
+from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 
 from pipeline.datasets.tree import Problems
-from pipeline.errors import BadFile
+from pipeline.errors import BadFile, need_file
 
 IMAGE_ID = re.compile(r"[A-Za-z0-9_-]+")
 PUBLISHED = Path(__file__).parent / "published_lists"
@@ -44,10 +45,9 @@ def published(name: str) -> list[str]:
 
 
 def _lines(path: Path) -> list[str]:
+    need_file(path)
     try:
         return path.read_text(encoding="utf-8-sig").splitlines()
-    except FileNotFoundError:
-        raise BadFile(path, "not there", "the copy of the dataset is incomplete") from None
     except (OSError, UnicodeDecodeError) as error:
         raise BadFile(path, f"not a readable list ({error})", "copy it anew") from error
 
@@ -62,3 +62,26 @@ def _id_of(path: Path, number: int, line: str) -> str:
     if not is_image_id(image_id):
         raise BadFile(path, f"line {number}: {entries[0]!r} is no image id", "correct the list")
     return image_id
+
+
+APART = (("train", "val"), ("train", "test"), ("trainval", "test"))  # share no image
+
+
+def check_apart(
+    splits: Mapping[str, list[str]], paths: Mapping[str, Path], problems: Problems
+) -> None:
+    """Lists to learn from and to measure on share no image.
+
+    Raises:
+        BadFile: the second list of a pair, for the images that are in the first too.
+    """
+    for first, second in APART:
+        if first in splits and second in splits:
+            with problems.noted():
+                if shared := sorted(set(splits[first]) & set(splits[second])):
+                    raise BadFile(
+                        paths[second],
+                        f"{len(shared)} of its images are in {paths[first].name} too, "
+                        f"{shared[0]} among them",
+                        "an image to be measured on must not be trained on: correct the lists",
+                    )

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.errors import BadFile
+from pipeline.errors import BadFile, need_file
 
 HEADER = 128
 HDF5 = b"\x89HDF\r\n\x1a\n"  # what begins after the header of version 7.3
@@ -47,10 +47,9 @@ def read_variable(path: Path, name: str) -> Variable:
     Raises:
         BadFile: the file is missing, damaged, of another version, or has no such variable.
     """
+    need_file(path)
     try:
         data = path.read_bytes()
-    except FileNotFoundError:
-        raise BadFile(path, "not there", "the copy of the dataset is incomplete") from None
     except OSError as error:
         raise BadFile(path, f"not a readable file ({error})", "copy it anew") from error
     if HDF5 in data[: 5 * HEADER]:

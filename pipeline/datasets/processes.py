@@ -5,11 +5,14 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from functools import partial
 from multiprocessing.reduction import ForkingPickler
 from typing import TypeVar
 
 from tqdm import tqdm
+
+from pipeline.errors import BadInput
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -68,6 +71,11 @@ def in_processes(
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()
+    except BrokenProcessPool:
+        raise BadInput(
+            "a process that was at work was killed, mostly for want of memory. "
+            "Run again: what was finished is kept"
+        ) from None
     finally:
         pool.shutdown(cancel_futures=True)
 

@@ -14,17 +14,18 @@ Splits: train and val as published; instance_train and instance_val, the 5,623 a
 which instance segmentation is trained and measured (Hariharan et al. 2014). H x W pixels.
 """
 
+import os
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 
-from pipeline.categories import VOC
+from pipeline.categories import IGNORE, VOC
 from pipeline.datasets import lists
-from pipeline.datasets.checks import check_labels, check_size
+from pipeline.datasets.checks import check_agreement, check_labels, check_size
 from pipeline.datasets.form import Sample, image_size, objects_of_masks
-from pipeline.datasets.lists import read_ids
+from pipeline.datasets.lists import check_apart, read_ids
 from pipeline.datasets.matfile import read_variable
 from pipeline.datasets.tree import ImageFiles, Place, Problems, Tree
 from pipeline.errors import BadFile
@@ -54,7 +55,7 @@ def open_tree(place: Place, problems: Problems, *, categories: tuple[str, ...] =
     """
     base = place.folder / INNER
     with problems.noted():
-        if not base.is_dir():
+        if not os.path.isdir(base):
             raise BadFile(
                 base,
                 "not there",
@@ -63,6 +64,7 @@ def open_tree(place: Place, problems: Problems, *, categories: tuple[str, ...] =
             )
         paths = {name: base / f"{name}.txt" for name in ("train", "val")}
         splits = {name: read_ids(path, problems) for name, path in paths.items()}
+        check_apart(splits, paths, problems)
         here = {image_id for ids in splits.values() for image_id in ids}
         for name in ("instance_train", "instance_val"):
             if ids := [i for i in lists.published(f"sbd_{name}") if i in here]:
@@ -105,7 +107,9 @@ def read_sample(categories: tuple[str, ...], record: Files, problems: Problems) 
         check_labels(record.labels, found, categories)
         label_map = found
     with problems.noted():
-        objects = objects_of_masks(read_object_masks(record.objects, shape, len(categories)), shape)
+        objects = objects_of_masks(
+            read_object_masks(record.objects, shape, len(categories), label_map), shape
+        )
     return Sample(record.image_id, record.name, shape, "sbd", label_map, objects)
 
 
@@ -115,9 +119,12 @@ def read_label_map(path: Path) -> np.ndarray:
 
 
 def read_object_masks(
-    path: Path, shape: tuple[int, int], num_categories: int
+    path: Path, shape: tuple[int, int], num_categories: int, label_map: np.ndarray | None
 ) -> list[tuple[int, str]]:
     """The objects of an image as category and run-lengths; one without pixels is left out.
+
+    Args:
+        label_map: (H, W) uint8 of the same image, to compare with.
 
     Raises:
         BadFile: unreadable, not of the image's height and width, an object without a category.
@@ -143,6 +150,9 @@ def read_object_masks(
                 "put the original file there",
             )
         masks.append((int(category), counts))
+    if label_map is not None:
+        named = np.concatenate([[0], categories]).astype(np.int64)[numbers]
+        check_agreement(path, named > 0, (named == label_map) | (label_map == IGNORE))
     return masks
 
 
@@ -157,6 +167,8 @@ def _segmentation(path: Path, struct: dict[str, np.ndarray]) -> np.ndarray:
     numbers = struct.get("Segmentation")
     if numbers is None or numbers.ndim != 2 or not numbers.size:
         raise BadFile(path, "its Segmentation is no map (H, W)", "copy the file anew")
-    if not (0 <= numbers.min() and numbers.max() <= 255):
-        raise BadFile(path, "its Segmentation holds numbers outside 0..255", "copy the file anew")
-    return numbers.astype(np.uint8)
+    whole = numbers.astype(np.uint8)
+    if not np.array_equal(whole, numbers):
+        problem = "its Segmentation holds numbers that are not whole or not in 0..255"
+        raise BadFile(path, problem, "copy the file anew")
+    return whole

@@ -14,6 +14,8 @@ import requests
 from tqdm import tqdm
 from urllib3.exceptions import HTTPError
 
+from pipeline.errors import BadFile, need_file
+
 PATIENCE = (10.0, 60.0)  # seconds to wait for a connection, for the next bytes
 CHUNK = 1 << 16  # bytes
 GONE = (401, 403, 404, 410)  # statuses after which an address is not tried again
@@ -55,15 +57,18 @@ def _origin_file(partial: Path) -> Path:
     return partial.with_name(f".{partial.name}.json")
 
 
-def fetch_rest(url: str, partial: Path, *, certain: bool) -> None:
+def fetch_rest(url: str, partial: Path, *, certain: bool, most: int) -> None:
     """Append to `partial` what it lacks, or begin anew where the file at `url` is another one.
 
     Args:
         certain: the digest will tell whether the parts fit. If not, only the same file of the same
             address, by its ETag or date, is continued.
+        most: bytes that the file cannot have more of, whatever the server says: an answer may have
+            no end.
 
     Raises:
         Failed: the connection failed or broke off; what came is kept.
+        Misfit: another file, or more than it can be; what came is removed.
     """
     have, origin = size_of(partial), _read_origin(partial)
     headers = {"Accept-Encoding": "identity"}  # an archive is stored as it was packed
@@ -78,15 +83,19 @@ def fetch_rest(url: str, partial: Path, *, certain: bool) -> None:
                 return
             _refuse_other_content(answer, partial)
             total = _begin(answer, url, partial, have, origin)
-            _write_body(answer, partial, total)
+            if (total or 0) > most:
+                discard(partial)
+                raise Misfit(f"{total} bytes: not the published file", final=True)
+            limit = most if total is None else total
+            _write_body(answer, partial, total, limit)
     except requests.RequestException as error:
         raise Failed(type(error).__name__) from error
     arrived = size_of(partial)
+    if arrived > limit:
+        discard(partial)
+        raise Misfit(f"more than {limit} bytes: not the published file", final=True)
     if total is not None and arrived < total:
         raise Failed(f"broke off at {arrived} of {total} bytes")
-    if total is not None and arrived > total:
-        discard(partial)
-        raise Misfit(f"{arrived} bytes instead of {total}")
 
 
 def _is_complete(answer: requests.Response, partial: Path, have: int) -> bool:
@@ -121,14 +130,14 @@ def _begin(
     etag, date = headers.get("ETag", ""), headers.get("Last-Modified", "")
     validators = [value for value in (etag, date) if value and not value.startswith("W/")]
     if answer.status_code == 206:
-        given = re.fullmatch(r"bytes (\d+)-\d+/(\d+)", headers.get("Content-Range", ""))
+        given = re.fullmatch(r"bytes (\d{1,15})-\d+/(\d{1,15})", headers.get("Content-Range", ""))
         total = int(given[2]) if given else None
         if given is None or int(given[1]) != have or _changed(origin, url, validators, total):
             discard(partial)
             raise Misfit("the file changed since the last try")
         return total
     length = headers.get("Content-Length", "")
-    total = int(length) if length.isdigit() else None
+    total = int(length) if re.fullmatch("[0-9]{1,15}", length) else None
     discard(partial)
     written = asdict(Origin(url, validators[0] if validators else "", total))
     _origin_file(partial).write_text(json.dumps(written))
@@ -146,7 +155,8 @@ def _changed(origin: Origin | None, url: str, validators: list[str], total: int 
     return bool(told) and origin.validator not in validators
 
 
-def _write_body(answer: requests.Response, partial: Path, total: int | None) -> None:
+def _write_body(answer: requests.Response, partial: Path, total: int | None, limit: int) -> None:
+    """Append the body to `partial`, up to the first bytes that make it longer than `limit`."""
     name = partial.name.removesuffix(".partial")
     have = size_of(partial)
     with (
@@ -154,16 +164,18 @@ def _write_body(answer: requests.Response, partial: Path, total: int | None) -> 
         tqdm(total=total, initial=have, desc=name, unit="B", unit_scale=True, disable=None) as bar,
     ):
         try:
-            while chunk := answer.raw.read1(CHUNK, decode_content=False):
+            while have <= limit and (chunk := answer.raw.read1(CHUNK, decode_content=False)):
                 file.write(chunk)
                 file.flush()  # kept when the process is killed
                 bar.update(len(chunk))
+                have += len(chunk)
         except HTTPError as error:
             raise requests.ConnectionError(error) from error
 
 
 def _read_origin(partial: Path) -> Origin | None:
     try:
+        need_file(_origin_file(partial))
         return Origin(**json.loads(_origin_file(partial).read_text()))
-    except (OSError, ValueError, TypeError):
+    except (BadFile, OSError, ValueError, TypeError):
         return None

@@ -32,6 +32,7 @@ from pipeline.errors import BadFile, BadInput
 
 MOST_MEMBERS = 400_000  # the largest published archive has some 120,000
 MOST_SIZE = 3  # times what the archive is known to unpack to
+TAR_FRAME = 1 << 20  # bytes beside: headers and padding of a tar of small files
 MOST_AT_ONCE = 1 << 26  # bytes; no header is as long
 CHUNK = 1 << 20  # bytes
 DAMAGE = (
@@ -79,8 +80,10 @@ def unpack(path: Path, archive: Archive, folder: Path) -> None:
     with _unfinished_folder(archive, folder) as unfinished:
         try:
             need_room(folder, _kept_size(path, archive, wanted), f"{archive.name} unpacked")
-            members = tqdm(_members(path), f"unpacking {path.name}", unit="file", disable=None)
-            _write(members, archive, wanted, unfinished)
+            most = MOST_SIZE * (archive.unpacked or archive.size)
+            found = _members(path, most)
+            members = tqdm(found, f"unpacking {path.name}", unit="file", disable=None)
+            _write(members, most, wanted, unfinished)
         except (_Refused, OSError, *DAMAGE) as error:
             if isinstance(error, OSError) and error.errno not in ODD:
                 raise  # the disk's fault, not the archive's
@@ -124,29 +127,41 @@ def _unfinished_folder(archive: Archive, folder: Path) -> Iterator[Path]:
 
 
 # --- reading --------------------------------------------------------------------------------------
-def _members(path: Path) -> Iterator[_Member]:
-    return _zip_members(path) if path.suffix == ".zip" else _tar_members(path)
+def _members(path: Path, most: int) -> Iterator[_Member]:
+    if path.suffix == ".zip":
+        return _zip_members(path)
+    return _tar_members(path, most + TAR_FRAME)
 
 
 class _Frugal:
-    """A file that refuses a read so large that only a forged header asks for it."""
+    """A file that refuses what only a forged header asks for: a large read, a far place.
 
-    def __init__(self, file: IO[bytes]) -> None:
-        self.file, self.seek, self.tell = file, file.seek, file.tell
+    To get to a place in a compressed file, all before it is unpacked.
+    """
+
+    def __init__(self, file: IO[bytes], most: int) -> None:
+        self.file, self.tell, self.most = file, file.tell, most
         self.last = b""  # what was read last
+
+    def seek(self, place: int) -> int:
+        if place > self.most:
+            raise _Refused(f"more than {self.most} bytes")
+        return self.file.seek(place)
 
     def read(self, size: int) -> bytes:
         if size > MOST_AT_ONCE:
             raise tarfile.ReadError(f"a header of {size} bytes")
         self.last = self.file.read(size)
+        if self.tell() > self.most:
+            raise _Refused(f"more than {self.most} bytes")
         return self.last
 
 
-def _tar_members(path: Path) -> Iterator[_Member]:
+def _tar_members(path: Path, most: int) -> Iterator[_Member]:
     with path.open("rb") as raw:
         compressed = raw.read(2) == b"\x1f\x8b"
     opened: Any = gzip.open(path) if compressed else path.open("rb")
-    frugal: Any = _Frugal(opened)
+    frugal: Any = _Frugal(opened, most)
     with opened, tarfile.open(fileobj=frugal, mode="r:") as tar:
         for info in tar:
             yield _Member(
@@ -159,7 +174,7 @@ def _tar_members(path: Path) -> Iterator[_Member]:
         # tarfile takes a damaged header in the middle for the end. There, zeros lie or nothing.
         if frugal.last.strip(b"\0"):
             raise tarfile.ReadError("cut off or damaged")
-        while opened.read(CHUNK):  # gzip's own checksum is at its end
+        while frugal.read(CHUNK):  # gzip's own checksum is at its end
             pass
 
 
@@ -204,15 +219,15 @@ def _target(name: str, link: str) -> str:
 
 
 # --- writing --------------------------------------------------------------------------------------
-def _write(
-    members: Iterator[_Member], archive: Archive, wanted: list[Part], unfinished: Path
-) -> None:
+def _write(members: Iterator[_Member], most: int, wanted: list[Part], unfinished: Path) -> None:
     """Write the members of the wanted parts below `unfinished`, each where its place will be.
+
+    Args:
+        most: bytes that all members may have together.
 
     Raises:
         _Refused: a member is hostile, or there are too many or too large ones.
     """
-    most = MOST_SIZE * (archive.unpacked or archive.size)
     size = 0
     for count, member in enumerate(members, start=1):
         size += member.size

@@ -18,7 +18,8 @@ hyper-parameters, and val_rest, the others. Of 2007, whose boxes alone are read:
 trainval, test and all. H x W pixels.
 """
 
-from collections.abc import Iterable
+import os
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -27,9 +28,9 @@ import numpy as np
 
 from pipeline.categories import IGNORE, VOC
 from pipeline.datasets import lists, sbd
-from pipeline.datasets.checks import check_labels, check_size
+from pipeline.datasets.checks import check_agreement, check_labels, check_size
 from pipeline.datasets.form import AnnotatedObject, Sample, image_size, objects_of_masks
-from pipeline.datasets.lists import read_ids
+from pipeline.datasets.lists import check_apart, read_ids
 from pipeline.datasets.tree import ImageFiles, Place, Problems, Tree
 from pipeline.datasets.voc_boxes import join, read_boxes
 from pipeline.errors import BadFile
@@ -77,8 +78,9 @@ def open_tree(
         sbd_place = find_sbd(place, sbd_place)
         paths = _list_paths(place, sbd_place)
         ids = {what: read_ids(path, problems) for what, (_, path) in paths.items()}
+        check_apart(ids, {what: path for what, (_, path) in paths.items()}, problems)
+        _check_trainval(ids, paths["trainval"][1], problems)
         splits = _splits(ids)
-        has_aug = "train_aug" in splits
         record = partial(
             _record,
             place,
@@ -94,7 +96,7 @@ def open_tree(
             files_of=lambda image_id: _published_files((place, sbd_place), record(image_id)),
             record=record,
             read=partial(read_sample, categories),
-            notes=() if has_aug else ("no train_aug: no masks of SBD, no SegmentationClassAug/",),
+            notes=_notes(place, splits),
         )
     return Tree.nothing(categories)
 
@@ -109,9 +111,28 @@ def _list_paths(place: Place, sbd_place: Place | None) -> dict[str, tuple[Place,
         paths |= {f"sbd {n}": (sbd_place, base / f"{n}.txt") for n in ("train", "val")}
     elif has_aug_masks(place):
         paths["sbd"] = (place, segmentation / "train_aug.txt")
-    if main.exists():
+    if os.path.lexists(main):
         paths["with boxes"] = (place, main)
     return paths
+
+
+def _check_trainval(ids: dict[str, list[str]], path: Path, problems: Problems) -> None:
+    with problems.noted():
+        if odd := set(ids["trainval"]) ^ {*ids["train"], *ids["val"]}:
+            raise BadFile(
+                path,
+                f"not train and val together: {len(odd)} images differ, {min(odd)} among them",
+                "copy the three lists anew",
+            )
+
+
+def _notes(place: Place, splits: Mapping[str, list[str]]) -> tuple[str, ...]:
+    notes = []
+    if "train_aug" not in splits:
+        notes.append("no train_aug: no masks of SBD, no SegmentationClassAug/")
+    if not os.path.lexists(place.folder / "VOC2012" / "SegmentationObject"):
+        notes.append("no SegmentationObject/: VOC's images have no object masks")
+    return tuple(notes)
 
 
 def _splits(ids: dict[str, list[str]]) -> dict[str, list[str]]:
@@ -157,6 +178,8 @@ def open_tree_2007(place: Place, problems: Problems) -> Tree:
         folder = find_lists(place, 2007) / "Main"
         paths = {n: folder / f"{n}.txt" for n in ("train", "val", "trainval", "test")}
         splits = {name: read_ids(path, problems) for name, path in paths.items()}
+        check_apart(splits, paths, problems)
+        _check_trainval(splits, paths["trainval"], problems)
         splits["all"] = splits["trainval"] + splits["test"]
 
         def record(image_id: str) -> Files:
@@ -179,12 +202,12 @@ def find_lists(place: Place, year: int) -> Path:
     """The folder VOC<year>/ImageSets. BadFile if it is not there; says what to do."""
     base, name = place.folder, f"VOC{year}"
     image_sets = base / name / "ImageSets"
-    if image_sets.is_dir():
+    if os.path.isdir(image_sets):
         return image_sets
     hint = ""
-    if (base / "VOCdevkit" / name).is_dir():
+    if os.path.isdir(base / "VOCdevkit" / name):
         hint = " (it is in VOCdevkit/ there: name that folder)"
-    elif (base / "ImageSets").is_dir():
+    elif os.path.isdir(base / "ImageSets"):
         hint = f" (this is {name} itself: name the folder above, {base.parent})"
     raise BadFile(
         image_sets,
@@ -196,14 +219,14 @@ def find_lists(place: Place, year: int) -> Path:
 
 def find_sbd(place: Place, apart: Place | None) -> Place | None:
     """Where SBD's folder is: beside VOC2012/ or apart; None if in neither."""
-    return next((p for p in (place, apart) if p and (p.folder / sbd.INNER).is_dir()), None)
+    return next((p for p in (place, apart) if p and os.path.lexists(p.folder / sbd.INNER)), None)
 
 
 def has_aug_masks(place: Place) -> bool:
     """Whether SBD's masks are there as PNGs with their list."""
     voc = place.folder / "VOC2012"
     aug_list = voc / "ImageSets" / "Segmentation" / "train_aug.txt"
-    return (voc / "SegmentationClassAug").is_dir() and aug_list.is_file()
+    return os.path.lexists(voc / "SegmentationClassAug") and os.path.lexists(aug_list)
 
 
 def train_aug(train: list[str], val: list[str], extra: list[str]) -> list[str]:
@@ -235,7 +258,7 @@ def _published_files(places: Iterable[Place | None], record: Files) -> ImageFile
     if record.labels:
         must.append(record.labels)
     if record.objects:  # some copies have no object masks at all
-        (must if record.objects.parent.is_dir() else may).append(record.objects)
+        (must if os.path.lexists(record.objects.parent) else may).append(record.objects)
     return ImageFiles({name_of(p): p for p in must}, {name_of(p): p for p in may})
 
 
@@ -255,13 +278,14 @@ def read_sample(categories: tuple[str, ...], record: Files, problems: Problems) 
     if record.labels:
         with problems.noted():
             label_map = read_label_map(record.labels, shape, categories)
-    if record.objects and record.objects.parent.is_dir():
+    if record.objects and os.path.lexists(record.objects.parent):
         with problems.noted():
             masks = _read_object_masks(record.objects, label_map, shape, categories)
     objects: tuple[AnnotatedObject, ...] | None = None
-    if record.xml.is_file() or record.xml_must:
+    if record.xml_must or os.path.lexists(record.xml):
         with problems.noted():
-            objects = join(read_boxes(record.xml, shape, categories, problems), masks, shape)
+            boxes = read_boxes(record.xml, shape, categories, problems, of=record.image_id)
+            objects = join(boxes, masks, shape)
     elif masks:
         objects = objects_of_masks(masks, shape)
     return Sample(
@@ -284,6 +308,8 @@ def read_label_map(path: Path, shape: tuple[int, int], categories: tuple[str, ..
     label_map = sbd.read_label_map(path) if mat else decode_index_png(path)
     check_size(path, label_map, shape)
     check_labels(path, label_map, categories)
+    if not ((label_map > 0) & (label_map != IGNORE)).any():
+        raise BadFile(path, "no object in it, all is background", "copy the original file there")
     return label_map
 
 
@@ -292,12 +318,13 @@ def _read_object_masks(
 ) -> list[tuple[int, str]]:
     """The objects of an image as category and run-lengths."""
     if path.suffix == ".mat":
-        return sbd.read_object_masks(path, shape, len(categories))
+        return sbd.read_object_masks(path, shape, len(categories), label_map)
     numbers = decode_index_png(path)
     check_size(path, numbers, shape)
     if label_map is None:
         return []
     numbers = np.where(numbers == IGNORE, 0, numbers)
+    check_agreement(path, numbers > 0, label_map > 0)
     masks = []
     for number, counts in encode_numbers(numbers).items():
         labels = label_map[numbers == number]

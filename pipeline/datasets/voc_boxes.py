@@ -12,20 +12,26 @@ import numpy as np
 from pipeline import boxes
 from pipeline.datasets.form import AnnotatedObject
 from pipeline.datasets.tree import Problems
-from pipeline.errors import BadFile
+from pipeline.errors import BadFile, need_file
 from pipeline.masks import rle_box
 
 MIN_BOX_IOU = 0.5  # of an object's box and its mask's box, to say that they are one object
 
 
 def read_boxes(
-    path: Path, shape: tuple[int, int], categories: tuple[str, ...], problems: Problems
+    path: Path,
+    shape: tuple[int, int],
+    categories: tuple[str, ...],
+    problems: Problems,
+    *,
+    of: str | None = None,
 ) -> list[AnnotatedObject]:
     """The objects of an XML annotation, without masks.
 
     Args:
         shape: height and width of the image.
         categories: names; the first, background, has no objects.
+        of: the id of a published image: its annotation says so, and has an object at least.
 
     Raises:
         BadFile: missing, not XML, another size than the image's, a category that is unknown, a box
@@ -34,18 +40,21 @@ def read_boxes(
     entries = _annotation(path)
     with problems.noted():
         _check_size(path, entries, shape)
+    found = entries.findall("object")
+    if of is not None:
+        with problems.noted():
+            _check_published(path, entries.findtext("filename"), of, len(found))
     objects = []
-    for entry in entries.findall("object"):
+    for entry in found:
         with problems.noted():
             objects.append(_read_object(path, entry, shape, categories))
     return objects
 
 
 def _annotation(path: Path) -> xml.Element:
+    need_file(path)
     try:
         top = xml.parse(path).getroot()
-    except FileNotFoundError:
-        raise BadFile(path, "not there", "the copy of the dataset is incomplete") from None
     except (OSError, xml.ParseError, UnicodeDecodeError, ValueError, LookupError) as error:
         raise BadFile(path, f"not readable XML ({error})", "copy the file anew") from error
     if top.tag != "annotation":
@@ -61,6 +70,13 @@ def _check_size(path: Path, top: xml.Element, shape: tuple[int, int]) -> None:
             f"says {said[1]}x{said[0]} pixels, but the image has {shape[1]}x{shape[0]}",
             "one of them is another image's or was resized",
         )
+
+
+def _check_published(path: Path, filename: str | None, of: str, objects: int) -> None:
+    if filename and Path(filename.strip()).stem != of:
+        raise BadFile(path, f"is of {filename.strip()}, another image", "copy the file anew")
+    if not objects:
+        raise BadFile(path, "no object in it", "copy the file anew")
 
 
 def _read_object(

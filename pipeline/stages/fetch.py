@@ -1,22 +1,17 @@
 """Stage `fetch`: bring a dataset to this machine and list its files."""
 
-import hashlib
-import json
 import os
 import shutil
 import sys
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
-
-from tqdm import tqdm
 
 from pipeline.datasets import voc
 from pipeline.datasets.archives import ARCHIVES
 from pipeline.datasets.download import obtain_all
+from pipeline.datasets.manifest import write_manifest
 from pipeline.datasets.places import home, told_place
-from pipeline.datasets.processes import processors
 from pipeline.datasets.readers import open_dataset, places
 from pipeline.datasets.sample import write_sample
 from pipeline.datasets.tree import Problems, Tree
@@ -136,46 +131,3 @@ def draw_anew(folder: Path, entry: SampleDataset) -> None:
     write_sample(unfinished, entry.train, entry.extra, entry.val)
     shutil.rmtree(folder, ignore_errors=True)
     os.replace(unfinished, folder)
-
-
-# --- the manifest ---------------------------------------------------------------------------------
-def write_manifest(manifest: Path, tree: Tree, dataset: str) -> None:
-    """List all files that are read, with sizes and digests, by their published names.
-
-    Raises:
-        BadInput: files of listed images are missing; names the first and counts them.
-    """
-    files = listed_files(tree, dataset)
-    with ThreadPoolExecutor(processors()) as threads:  # hashing lets go of the interpreter
-        facts = threads.map(_fact, files.values())
-        bar = tqdm(facts, desc="listing", unit="file", total=len(files), disable=None)
-        content = {"dataset": dataset, "files": dict(zip(files, bar, strict=True))}
-    unfinished = manifest.with_name(f".{manifest.name}.partial")
-    unfinished.write_text(json.dumps(content, indent=1) + "\n")
-    os.replace(unfinished, manifest)
-
-
-def listed_files(tree: Tree, dataset: str) -> dict[str, Path]:
-    """Every file of a tree that is read, by its published name, sorted."""
-    found, missing = dict(tree.lists), []
-    for image_id in tree.ids():
-        files = tree.files_of(image_id)
-        for name, path in files.must.items():
-            if path.is_file():
-                found[name] = path
-            else:
-                missing.append(path)
-        found |= {name: path for name, path in files.may.items() if path.is_file()}
-    if missing:
-        first = ", ".join(str(path) for path in missing[:3])
-        raise BadInput(
-            f"{dataset}: the copy is incomplete: {len(missing)} files of listed images are "
-            f"missing: {first}{', ...' if len(missing) > 3 else ''}. Copy or unpack it again"
-        )
-    return dict(sorted(found.items()))
-
-
-def _fact(path: Path) -> dict[str, int | str]:
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    return {"size": path.stat().st_size, "sha256": digest}
