@@ -143,7 +143,8 @@ def plain_coco(api: COCO, folder: Path, image_id: str) -> Rows:
 
 def write_large_coco(root: Path) -> None:
     """Images of 640x480 with the objects of two drawn ones, outlined by as few points as COCO's."""
-    large, content = enlarged(640, 480), {"images": [], "annotations": [], "categories": []}
+    names = [{"id": number, "name": name} for number, name in COCO_NAMES.items()]
+    large, content = enlarged(640, 480), {"images": [], "annotations": [], "categories": names}
     (root / "val2017").mkdir()
     for number in range(1, IMAGES + 1):
         name = f"{number:012d}.jpg"

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+import cv2
 import numpy as np
 
 from pipeline.categories import IGNORE, VOC
@@ -151,7 +152,9 @@ def read_object_masks(
             )
         masks.append((int(category), counts))
     if label_map is not None:
-        named = np.concatenate([[0], categories]).astype(np.int64)[numbers]
+        category_of = np.zeros(256, np.uint8)
+        category_of[1 : categories.size + 1] = categories[:255]
+        named = cv2.LUT(numbers.T, category_of).T  # maps of .mat files lie column by column
         check_agreement(path, named > 0, (named == label_map) | (label_map == IGNORE))
     return masks
 
@@ -167,8 +170,8 @@ def _segmentation(path: Path, struct: dict[str, np.ndarray]) -> np.ndarray:
     numbers = struct.get("Segmentation")
     if numbers is None or numbers.ndim != 2 or not numbers.size:
         raise BadFile(path, "its Segmentation is no map (H, W)", "copy the file anew")
-    whole = numbers.astype(np.uint8)
-    if not np.array_equal(whole, numbers):
+    whole = numbers.astype(np.uint8, copy=False)
+    if whole is not numbers and not np.array_equal(whole, numbers):
         problem = "its Segmentation holds numbers that are not whole or not in 0..255"
         raise BadFile(path, problem, "copy the file anew")
     return whole
