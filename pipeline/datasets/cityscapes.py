@@ -60,6 +60,7 @@ class Files:
     labels: Path | None  # None: drawn from the polygons, if there are any
     instances: Path | None  # the same
     polygons: Path | None  # None: not needed
+    beside: Path  # where polygons may lie that are not needed
 
 
 # --- the folders ----------------------------------------------------------------------------------
@@ -96,7 +97,8 @@ def open_tree(place: Place, problems: Problems, *, instances: Literal["maps", "p
                 else None
                 for kind in (LABELS, INSTANCES, POLYGONS)
             )
-            return Files(image_id, place.name_of(image), image, labels, objects, polygons)
+            beside = base / split / city / f"{image_id}_gtFine_{POLYGONS}"
+            return Files(image_id, place.name_of(image), image, labels, objects, polygons, beside)
 
         def files_of(image_id: str) -> ImageFiles:
             files = record(image_id)
@@ -201,7 +203,10 @@ def _files_of_cities(split: Path, problems: Problems) -> list[Path]:
         for city in _names(split):
             with problems.noted():
                 if not os.path.isfile(split / city):
-                    paths += [split / city / name for name in _names(split / city)]
+                    its = [split / city / name for name in _names(split / city)]
+                    if not any(path.suffix.lower() in SUFFIXES for path in its):
+                        raise BadFile(split / city, "no image in it", "unpack it anew")
+                    paths += its
     return [path for path in paths if path.suffix.lower() in SUFFIXES]
 
 
@@ -235,6 +240,8 @@ def read_sample(record: Files, problems: Problems) -> Sample:
         if record.polygons:
             polygons = read_polygons(record.polygons, shape, problems)
             drawn = None if polygons is None else draw(polygons, shape)
+        elif problems.collect and os.path.lexists(record.beside):  # not used, but looked at
+            read_polygons(record.beside, shape, problems)
     with problems.noted():
         if record.labels:
             labels = read_labels(record.labels, shape)

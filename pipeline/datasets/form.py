@@ -118,7 +118,9 @@ def _has_jpeg_end(data: bytes) -> bool:
 
 
 def _bad_image(path: Path, error: Exception) -> BadFile:
-    said = "it is empty" if "<_io." in str(error) else str(error)
+    if isinstance(error, PermissionError):
+        return BadFile(path, "not readable (Permission denied)", "let this user read it")
+    said = "in no known format, or empty" if "<_io." in str(error) else str(error)
     return BadFile(
         path, f"not a readable image ({said})", "the file is damaged or cut off: copy it anew"
     )

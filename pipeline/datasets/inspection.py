@@ -2,6 +2,8 @@
 
 import json
 import os
+import sys
+import tempfile
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -9,11 +11,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import cv2
+import numpy as np
 from tqdm import tqdm
 
 from pipeline.categories import IGNORE
 from pipeline.datasets import coco
-from pipeline.datasets.form import Sample, read_image
+from pipeline.datasets.form import JPEG_START, Sample, read_image
 from pipeline.datasets.places import home, told_place
 from pipeline.datasets.processes import in_processes, processors
 from pipeline.datasets.readers import PlaceOf, open_dataset
@@ -109,7 +113,7 @@ def inspect(dataset: str, folder: Path, project: Path) -> Inspection:
     if dataset != "coco" and dataset not in KINDS:
         raise BadInput(f"no dataset {dataset!r}; choose one of: coco, {', '.join(KINDS)}")
     if not os.path.isdir(folder):
-        raise BadInput(f"{folder}: no such folder; name the one that holds the dataset")
+        raise BadInput(f"{folder}: no such folder; name the folder that holds the dataset")
 
     def place_of(wanted: str) -> Place:
         own = dataset == "coco" or wanted == home(dataset, KINDS[dataset])
@@ -131,7 +135,11 @@ def inspect(dataset: str, folder: Path, project: Path) -> Inspection:
 def _open(dataset: str, place_of: PlaceOf, problems: Problems) -> Tree:
     if dataset == "coco":
         return coco.open_tree(
-            place_of("coco"), problems, years=COCO_YEARS, categories="coco", others="background"
+            Place("coco2017", place_of("coco").folder),
+            problems,
+            years=COCO_YEARS,
+            categories="coco",
+            others="background",
         )
     return open_dataset(dataset, KINDS[dataset], place_of, problems)
 
@@ -201,6 +209,10 @@ def facts_of(read: Any, record: Any, files: Mapping[str, Path], counts_crowds: b
     try:
         sample = read(record, problems)
         read_image(files[sample.path])
+        if warning := jpeg_warning(files[sample.path]):
+            raise BadFile(
+                files[sample.path], f"damaged in the middle ({warning})", "copy the file anew"
+            )
         image = True
     except BadFile as fault:
         problems.found.append(fault)
@@ -218,3 +230,25 @@ def facts_of(read: Any, record: Any, files: Mapping[str, Path], counts_crowds: b
         crowds=sum(o.crowd for o in objects),
         problems=tuple(problems.found),
     )
+
+
+def jpeg_warning(path: Path) -> str:
+    """What libjpeg finds strange in a JPEG that it decodes all the same; empty if nothing.
+
+    It tells so on stderr and nowhere else, and only OpenCV lets it.
+    """
+    data = np.fromfile(path, np.uint8)
+    if data[:2].tobytes() != JPEG_START:
+        return ""
+    sys.stderr.flush()
+    kept = os.dup(2)
+    with tempfile.TemporaryFile() as told:
+        os.dup2(told.fileno(), 2)
+        try:
+            cv2.imdecode(data, cv2.IMREAD_COLOR)
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)
+        told.seek(0)
+        lines = told.read().decode("utf-8", "replace").splitlines()
+    return next((line for line in lines if "JPEG" in line), "")

@@ -46,7 +46,7 @@ def refuse_leak(root: Path, params: Params, evaluation: str) -> None:
                 f"evaluations.{evaluation}: {model} is trained on {len(shared)} of the "
                 f"{len(measured)} images it would be measured on ({run.dataset} {run.split} and "
                 f"{entry.dataset} {entry.split}; one is {min(shared)[1]}). Train it on images "
-                "apart from these: for sbd instance_val that is sbd instance_train"
+                "apart from these, as sbd's instance_train is from its instance_val"
             )
 
 

@@ -96,7 +96,7 @@ def open_tree(
             files_of=lambda image_id: _published_files((place, sbd_place), record(image_id)),
             record=record,
             read=partial(read_sample, categories),
-            notes=_notes(place, splits),
+            notes=_notes(place, splits, ids),
         )
     return Tree.nothing(categories)
 
@@ -126,8 +126,12 @@ def _check_trainval(ids: dict[str, list[str]], path: Path, problems: Problems) -
             )
 
 
-def _notes(place: Place, splits: Mapping[str, list[str]]) -> tuple[str, ...]:
+def _notes(
+    place: Place, splits: Mapping[str, list[str]], ids: Mapping[str, list[str]]
+) -> tuple[str, ...]:
     notes = []
+    if of_val := set(ids.get("sbd", ())) & set(ids["val"]):
+        notes.append(f"train_aug.txt: {len(of_val)} images of val in it, left out")
     if "train_aug" not in splits:
         notes.append("no train_aug: no masks of SBD, no SegmentationClassAug/")
     if not os.path.lexists(place.folder / "VOC2012" / "SegmentationObject"):
