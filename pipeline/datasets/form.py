@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from pipeline.errors import BadFile, need_file
 from pipeline.masks import rle_box
@@ -120,7 +120,9 @@ def _has_jpeg_end(data: bytes) -> bool:
 def _bad_image(path: Path, error: Exception) -> BadFile:
     if isinstance(error, PermissionError):
         return BadFile(path, "not readable (Permission denied)", "let this user read it")
-    said = "in no known format, or empty" if "<_io." in str(error) else str(error)
+    said = str(error)
+    if isinstance(error, UnidentifiedImageError):
+        said = "in no known format" if path.stat().st_size else "it is empty"
     return BadFile(
         path, f"not a readable image ({said})", "the file is damaged or cut off: copy it anew"
     )
