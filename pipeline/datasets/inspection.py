@@ -92,8 +92,7 @@ class Inspection:
             boxes = ", ".join(f"{name} {count}" for name, count in self.categories.items())
             lines.append(f"boxes: {boxes}")
         lines += [f"note: {note}" for note in self.notes]
-        for p in self.problems:
-            lines.append(f"problem: {p['path']}: {p['problem']}; {p['remedy']}")
+        lines += [f"problem: {p['path']}: {p['problem']}" for p in self.problems]
         lines.append(f"{len(self.problems) or 'no'} problem{'s' * (len(self.problems) != 1)}")
         return "\n".join(lines)
 
@@ -165,9 +164,7 @@ def look_through(dataset: str, tree: Tree, problems: Problems) -> Inspection:
     boxes = sum((Counter(f.boxes) for f in facts.values()), Counter[int]())
     found.categories = {name: boxes[c] for c, name in enumerate(tree.categories) if boxes[c]}
     faults = [*problems.found, *(fault for f in facts.values() for fault in f.problems)]
-    found.problems = [
-        {"path": str(f.path), "problem": f.problem, "remedy": f.remedy} for f in faults
-    ]
+    found.problems = [{"path": str(f.path), "problem": f"{f.problem}; {f.remedy}"} for f in faults]
     return found
 
 
