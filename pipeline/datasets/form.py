@@ -4,6 +4,7 @@ H x W pixels.
 """
 
 import io
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -83,7 +84,7 @@ def image_size(path: Path) -> tuple[int, int]:
                 _check_mode(image)
             file.seek(0)
             start = file.read(len(PNG_START))
-            file.seek(max(0, path.stat().st_size - TAIL))
+            file.seek(max(0, os.fstat(file.fileno()).st_size - TAIL))
             tail = file.read()
         if not (start.startswith(JPEG_START) and tail.endswith(JPEG_END)) and PNG_END not in tail:
             _check_end(path.read_bytes())

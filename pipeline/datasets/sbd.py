@@ -115,8 +115,11 @@ def read_sample(categories: tuple[str, ...], record: Files, problems: Problems) 
 
 
 def read_label_map(path: Path) -> np.ndarray:
-    """The category of each pixel. Returns (H, W) uint8. Raises BadFile."""
-    return _segmentation(path, _struct(path, "GTcls"))
+    """The category of each pixel. Returns (H, W) uint8. Raises BadFile.
+
+    Maps of .mat files lie column by column, which is slow for all that works by rows.
+    """
+    return cv2.transpose(_segmentation(path, _struct(path, "GTcls")).T)
 
 
 def read_object_masks(
@@ -154,7 +157,7 @@ def read_object_masks(
     if label_map is not None:
         category_of = np.zeros(256, np.uint8)
         category_of[1 : categories.size + 1] = categories[:255]
-        named = cv2.LUT(numbers.T, category_of).T  # maps of .mat files lie column by column
+        named = cv2.transpose(cv2.LUT(numbers.T, category_of))
         check_agreement(path, named > 0, (named == label_map) | (label_map == IGNORE))
     return masks
 

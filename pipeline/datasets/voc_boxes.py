@@ -7,10 +7,7 @@ import xml.etree.ElementTree as xml
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
-
-from pipeline import boxes
-from pipeline.datasets.form import AnnotatedObject
+from pipeline.datasets.form import AnnotatedObject, Box
 from pipeline.datasets.tree import Problems
 from pipeline.errors import BadFile, need_file
 from pipeline.masks import rle_box
@@ -120,16 +117,24 @@ def join(
         masks: category and run-lengths of each.
         shape: height and width of the image.
     """
-    if not objects or not masks:
-        return tuple(objects)
-    object_boxes = np.array([o.box for o in objects])
-    mask_boxes = np.array([rle_box(counts, *shape) for _, counts in masks])
-    iou = boxes.iou(object_boxes, mask_boxes)
-    same = np.array([o.category for o in objects])[:, None] == np.array([c for c, _ in masks])
-    iou = np.where(same, iou, 0)
-    joined = list(objects)
-    while iou.max() >= MIN_BOX_IOU:
-        i, j = np.unravel_index(iou.argmax(), iou.shape)
-        joined[i] = replace(objects[i], mask_rle=masks[j][1])
-        iou[i, :] = iou[:, j] = 0
+    mask_boxes = [rle_box(counts, *shape) for _, counts in masks]
+    pairs = [
+        (overlap, -i, -j)
+        for i, o in enumerate(objects)
+        for j, (category, _) in enumerate(masks)
+        if category == o.category and (overlap := _iou(o.box, mask_boxes[j])) >= MIN_BOX_IOU
+    ]
+    joined, taken = list(objects), set[int]()
+    for _, i, j in sorted(pairs, reverse=True):  # of equal pairs, the first in the lists
+        if joined[-i].mask_rle is None and j not in taken:
+            joined[-i] = replace(joined[-i], mask_rle=masks[-j][1])
+            taken.add(j)
     return tuple(joined)
+
+
+def _iou(a: Box, b: Box) -> float:
+    """`boxes.iou` of two boxes with area, without the cost of arrays for so few numbers."""
+    width, height = min(a[2], b[2]) - max(a[0], b[0]), min(a[3], b[3]) - max(a[1], b[1])
+    shared = max(width, 0) * max(height, 0)
+    areas = (a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1])
+    return shared / (areas - shared)
