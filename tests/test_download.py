@@ -18,7 +18,7 @@ from file_server import Answer, FileServer, md5, serving, tar_of, tree_of, zip_o
 
 from pipeline.datasets import unpacking
 from pipeline.datasets.archives import Archive, Part
-from pipeline.datasets.download import download, obtain, obtain_all
+from pipeline.datasets.download import download, obtain_all
 from pipeline.errors import BadInput, PlaceByHand
 
 QUICK = (0.0, 0.0)  # pauses
@@ -102,7 +102,7 @@ def test_what_is_unpacked_is_left_alone(server, tmp_path):
     tell_tale = tmp_path / "VOC2007/ImageSets/Main/trainval.txt"
     tell_tale.parent.mkdir(parents=True)
     tell_tale.write_bytes(b"by hand")
-    obtain(wanted, tmp_path)
+    obtain_all((wanted,), tmp_path)
     assert server.asked == [] and tree_of(tmp_path) == {
         "VOC2007/ImageSets/Main/trainval.txt": b"by hand"
     }
@@ -116,14 +116,14 @@ def test_a_folder_that_may_not_be_written_is_bad_input(server, tmp_path, monkeyp
 
     monkeypatch.setattr(Path, call, refuse)
     with pytest.raises(BadInput, match=f"{tmp_path}.*: Permission denied; let this user"):
-        obtain(archive(server.url(NAME)), tmp_path, pauses=())
+        obtain_all((archive(server.url(NAME)),), tmp_path, pauses=())
 
 
 # --- room and company -----------------------------------------------------------------------------
 def test_a_full_disk_is_told_before_anything_is_loaded(server, tmp_path):
     wanted = replace(archive(server.url(NAME)), size=10**18, parts=(Part("a", "a"),))
     with pytest.raises(BadInput, match=r"2000000000\.00 GB") as caught:
-        obtain(wanted, tmp_path, pauses=())
+        obtain_all((wanted,), tmp_path, pauses=())
     assert str(tmp_path) in str(caught.value) and NAME in str(caught.value)
     assert server.asked == []
 
@@ -132,10 +132,10 @@ def test_what_has_arrived_needs_no_more_room(server, tmp_path, monkeypatch):
     (tmp_path / "archive.tar.partial").write_bytes(BODY[:-10])
     usage = unpacking.shutil.disk_usage(tmp_path)
     monkeypatch.setattr(unpacking.shutil, "disk_usage", lambda _: usage._replace(free=10))
-    obtain(archive(server.url(NAME)), tmp_path, pauses=())
+    obtain_all((archive(server.url(NAME)),), tmp_path, pauses=())
     (tmp_path / NAME).unlink()
     with pytest.raises(BadInput, match="GB are free there"):
-        obtain(archive(server.url(NAME)), tmp_path, pauses=())
+        obtain_all((archive(server.url(NAME)),), tmp_path, pauses=())
 
 
 CHILD = """

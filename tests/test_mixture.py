@@ -32,6 +32,7 @@ from pipeline.stages.fetch import fetch
 from pipeline.stages.prepare import prepare
 from pipeline.stages.train import train
 
+LISTS = Path(__file__).resolve().parents[1].parent / "shared" / "real" / "lists"
 STRICT = Problems(collect=False)
 NAMED = (*SAMPLE, *VOC[len(SAMPLE) :])  # 21 categories, of which the sample's are the first
 
@@ -209,6 +210,16 @@ def test_the_same_image_is_known_under_other_ids():
     )
     assert identity("mine", mine, "000033") not in same
     assert identity("mine", mine, "a") != identity("yours", mine, "a")
+
+
+@pytest.mark.skipif(not LISTS.exists(), reason="the published lists are not here")
+def test_voc2007_holds_321_images_of_the_val_of_voc2012():
+    segmented = LISTS / "mcg_gt_sets/Pascal/Segmentation_trainvaltest_2007.txt"
+    older = lists.read_ids(segmented, STRICT)
+    val = set(lists.read_ids(LISTS / "voc12/val.txt", STRICT))
+    named = {identity("a", Voc2007Dataset("voc2007"), image_id)[1] for image_id in older}
+    assert (len(older), len(named & val)) == (632, 321)
+    assert named & val == {image_id for image_id in val if image_id.startswith("2007_")}
 
 
 def test_images_of_voc_and_sbd_are_known_as_the_same(drawn, tmp_path, monkeypatch):

@@ -32,7 +32,7 @@ from pipeline.categories import (
     CITYSCAPES_THINGS,
     IGNORE,
 )
-from pipeline.datasets.checks import check_size
+from pipeline.datasets.checks import MIN_AGREEMENT, check_size
 from pipeline.datasets.cityscapes_polygons import PER_LABEL, draw, read_polygons
 from pipeline.datasets.form import AnnotatedObject, Sample, image_size
 from pipeline.datasets.tree import ImageFiles, Place, Problems, Tree
@@ -47,7 +47,6 @@ ANNOTATION = re.compile(rf"(.+)_gtFine_({LABELS}|{INSTANCES}|{POLYGONS})")
 SUFFIXES = {".png", ".jpg", ".jpeg"}
 
 UNKNOWN = 255  # stands for the published id where a number of instanceIds has none
-MIN_AGREEMENT = 0.5  # part of the objects' pixels that instanceIds and labelIds must share
 
 
 @dataclass(frozen=True)

@@ -36,11 +36,6 @@ def _permitted() -> Iterator[None]:
         ) from error
 
 
-def obtain(archive: Archive, folder: Path, *, pauses: Sequence[float] = PAUSES) -> None:
-    """`obtain_all` of a single archive."""
-    obtain_all((archive,), folder, pauses=pauses)
-
-
 @_permitted()
 def obtain_all(
     archives: Sequence[Archive], folder: Path, *, pauses: Sequence[float] = PAUSES
