@@ -9,6 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from pipeline.errors import BadInput, PlaceByHand
+from pipeline.exports.command_line import add_export
+from pipeline.scoring.command_line import add_score
 
 # stage: ({argument: section of params.yaml that it names an entry of, if any}, what it does)
 STAGES: dict[str, tuple[dict[str, str | None], str]] = {
@@ -66,6 +68,10 @@ def _parser() -> argparse.ArgumentParser:
     new.add_argument("dataset", metavar="DATASET", help="voc2012, sbd, coco, folder, ...")
     new.add_argument("--root", type=Path, required=True, metavar="DIR", help="where the copy lies")
     new.add_argument("--json", type=Path, metavar="FILE", help="write the findings there too")
+    new = command("score", "score predictions, anybody's, by the official protocols", _score)
+    add_score(new)
+    new = command("export", "write predictions in the forms that servers and tools take", _export)
+    add_export(new)
     new = command("activate", "copy runs or datasets of the catalogue into params.yaml", _activate)
     new.add_argument("names", nargs="+", metavar="FILE/NAME", help="e.g. wu2016/table7_voc")
     new.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="overrides")
@@ -113,6 +119,18 @@ def _inspect(given: argparse.Namespace) -> int:
         partial.write_text(found.as_json(), encoding="ascii")
         os.replace(partial, given.json)
     return 1 if found.problems else 0
+
+
+def _score(given: argparse.Namespace) -> None:
+    from pipeline.scoring.command_line import score
+
+    score(given)
+
+
+def _export(given: argparse.Namespace) -> None:
+    from pipeline.exports.command_line import export
+
+    print(export(given))
 
 
 def _activate(given: argparse.Namespace) -> None:

@@ -6,7 +6,11 @@ Exit codes of every command: 0 done, 1 found problems it was asked to look for,
 
 import os
 import stat
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
+
+NAMED = 8  # files or images that a message names one by one
 
 
 class BadInput(Exception):
@@ -29,11 +33,18 @@ def need_file(path: Path) -> None:
     try:
         mode = os.stat(path).st_mode
     except FileNotFoundError:
-        raise BadFile(path, "not there", "the copy of the dataset is incomplete") from None
+        raise BadFile(path, "not there", "the copy is incomplete, or the name is wrong") from None
     except OSError as error:
         raise BadFile(path, f"not readable ({error})", "copy it anew") from error
     if not stat.S_ISREG(mode):
         raise BadFile(path, "not a regular file", "put the file there")
+
+
+def some(names: Sequence[Any]) -> str:
+    """Names for a message: all of a few, the first of many and how many more there are."""
+    shown = ", ".join(str(name) for name in names[:NAMED])
+    more = len(names) - NAMED
+    return f"{shown} and {more} more" if more > 0 else shown
 
 
 class PlaceByHand(Exception):

@@ -9,7 +9,7 @@ from functools import cache
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageFile
 
 from pipeline.categories import colour_map
 from pipeline.errors import BadFile, need_file
@@ -37,7 +37,8 @@ def decode_index_png(source: bytes | Path) -> np.ndarray:
     """The indices of a palette or grey 8-bit PNG, never its colours. Returns (H, W) uint8.
 
     Raises:
-        BadFile: the file is missing, unreadable, or holds colours instead of indices.
+        BadFile: the file is missing, unreadable, holds colours instead of indices, or is grey with
+            other than 8 bits a pixel: fewer are spread over 0..255 when read, more do not fit.
     """
     name = Path("label map") if isinstance(source, bytes) else source
     if isinstance(source, Path):
@@ -45,15 +46,30 @@ def decode_index_png(source: bytes | Path) -> np.ndarray:
     try:
         file = io.BytesIO(source) if isinstance(source, bytes) else source
         with Image.open(file, formats=["PNG"]) as image:
-            if image.mode not in ("P", "L"):
-                raise BadFile(
-                    name,
-                    f"mode {image.mode} instead of a palette PNG",
-                    "convert it so that each pixel holds a category number",
-                )
+            if not image.tile:
+                raise ValueError("no pixels in it")
+            if image.mode != "P" and image.tile[0].args != "L":
+                raise BadFile(name, *_no_indices(image))
             return np.array(image, dtype=np.uint8)
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise BadFile(name, f"not a readable PNG ({error})", "replace the file") from error
+
+
+def _no_indices(image: ImageFile.ImageFile) -> tuple[str, str]:
+    """What a PNG holds instead of 8-bit indices, and the remedy."""
+    bits = {"1": 1, "L;2": 2, "L;4": 4, "I;16B": 16}.get(str(image.tile[0].args))
+    if bits is not None:
+        return (
+            f"a grey PNG of {bits} bits a pixel (mode {image.mode})",
+            "save it with 8 bits a pixel",
+        )
+    if image.mode == "LA":
+        return "a grey PNG with transparency", "save it without, as 8-bit grey"
+    return (
+        f"colours (mode {image.mode}) instead of the category numbers of a palette PNG",
+        "`python -m pipeline export indices --colours voc|cityscapes --predicted DIR --out DIR` "
+        "converts a folder of such masks",
+    )
 
 
 def encode_rle(mask: np.ndarray) -> str:

@@ -34,6 +34,11 @@ SCHEMAS = {
         + _BOX
         + [("difficult", pa.bool_()), ("crowd", pa.bool_()), ("mask_rle", pa.string())]
     ),
+    "predicted_instances": pa.schema(
+        [("image_id", pa.string()), ("category", pa.int32()), ("score", pa.float64())]
+        + _BOX
+        + [("mask_rle", pa.string())]
+    ),
     "semantic": pa.schema([("image_id", pa.string()), ("png", pa.binary())]),
     "proposals": pa.schema(
         [

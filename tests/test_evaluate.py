@@ -84,6 +84,17 @@ def test_background_everywhere_is_scored_beside_it(project):
     assert overall["all_background_mean_iou"] == pytest.approx((6 / 10 + 0) / 2)
 
 
+def test_rows_are_those_over_all_categories_and_then_each_category(project):
+    root, params = project
+    evaluate(root, params, "sample_mask")
+    table, _, _ = measured(root)
+    means = ["pixel_accuracy", "mean_accuracy", "mean_iou"]
+    beside = [f"all_background_{name}" for name in means]
+    order = ["num_images", "num_categories", *means, *beside, "iou", "iou", "iou"]
+    assert table["metric"].tolist() == order
+    assert table["category"].tolist()[-3:] == CATEGORIES and table["category"][:-3].isna().all()
+
+
 def test_two_evaluations_of_one_state_write_the_same_bytes(project):
     root, params = project
     evaluate(root, params, "sample_mask")

@@ -370,7 +370,7 @@ def test_the_command_writes_json_and_ends_with_1_where_there_are_problems(
     assert main(["inspect", "sample", "--root", str(root), "--json", str(out)]) == 1
     (problem,) = json.loads(out.read_text())["problems"]
     assert problem["path"] == str(root / VOC / f"JPEGImages/{T0}.jpg")
-    assert problem["problem"] == "not there; the copy of the dataset is incomplete"
+    assert problem["problem"] == "not there; the copy is incomplete, or the name is wrong"
     assert set(problem) == {"path", "problem"}
     assert json.loads(out.read_text())["splits"]["train"]["images"] == 1
     assert main(["inspect", "sample", "--root", str(tmp_path / "gone")]) == 2

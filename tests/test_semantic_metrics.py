@@ -1,12 +1,18 @@
 """Scores of label maps, by hand, against a loop, against another library, on published outputs."""
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
 from PIL import Image
+from sklearn import metrics as sklearn
+from torchmetrics import functional as torchmetrics
 
-from pipeline.metrics.semantic import confusion_matrix, scores
+from pipeline.metrics.semantic import confusion_matrix, pixels, scores
 
 PUBLISHED = Path(__file__).resolve().parents[1].parent / "shared/real/published_outputs"
 
@@ -21,6 +27,22 @@ def counted_by_loop(predicted, truth, num_categories):
         if t != 255:
             counts[t][min(p, num_categories)] += 1
     return counts
+
+
+@st.composite
+def pairs_of_maps(draw, truth_values, predicted_values):
+    """(predicted, truth) (1, N): runs of one value and of single pixels, cut to the shorter."""
+
+    def runs(values):
+        # Eight pixels are counted at a time: runs end within a word, at its end, and after many.
+        lengths = st.one_of(st.integers(1, 20), st.sampled_from([8, 16, 64, 65]))
+        drawn = draw(st.lists(st.tuples(st.sampled_from(values), lengths), min_size=1, max_size=12))
+        values, lengths = zip(*drawn, strict=True)
+        return np.repeat(np.array(values, np.uint8), lengths)
+
+    predicted, truth = runs(predicted_values), runs(truth_values)
+    size = min(len(predicted), len(truth))
+    return predicted[None, :size], truth[None, :size]
 
 
 def test_counts_pixels_by_truth_and_prediction():
@@ -131,16 +153,102 @@ def test_iou_is_the_same_when_truth_and_prediction_change_places():
     assert np.allclose(ab.iou, ba.iou) and ab.pixel_accuracy == ba.pixel_accuracy
 
 
-def test_agrees_with_scikit_learn():
-    sklearn = pytest.importorskip("sklearn.metrics")
-    rng = np.random.default_rng(4)
-    truth = rng.integers(0, 6, 3000).astype(np.uint8)
-    predicted = np.where(rng.random(3000) < 0.6, truth, rng.integers(0, 6, 3000)).astype(np.uint8)
-    found = scores(confusion_matrix(predicted[None], truth[None], 6))
-    assert np.allclose(found.iou, sklearn.jaccard_score(truth, predicted, average=None))
+# --- every way a map can lie in memory ---------------------------------------------------------
+@pytest.mark.parametrize("start", range(9))
+@pytest.mark.parametrize("size", [0, 1, 7, 8, 9, 40, 67])
+def test_maps_that_begin_and_end_anywhere_in_memory_are_counted_right(start, size):
+    rng = np.random.default_rng(start * 100 + size)
+    truth, predicted = np.repeat(rng.integers(0, 3, (2, 40), np.uint8), 2, axis=1)
+    t, p = truth[None, start : start + size], predicted[None, 8 - start : 8 - start + size]
+    assert confusion_matrix(p, t, 3).tolist() == counted_by_loop(p, t, 3)
+
+
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_read_only_maps_are_taken_and_writable_ones_stay_so(order):
+    truth = np.array([[0, 1, 0], [1, 1, 2]], np.uint8, order=order)
+    predicted = truth.copy(order)
+    predicted.flags.writeable = False
+    assert np.trace(confusion_matrix(predicted, truth, 3)) == 6
+    assert truth.flags.writeable and not predicted.flags.writeable
+
+
+def test_pixels_are_given_row_after_row_and_not_copied_without_need():
+    rows = np.arange(48, dtype=np.uint8).reshape(6, 8)
+    assert np.shares_memory(pixels(rows), rows)
+    assert pixels(rows.T).tolist() == rows.T.ravel().tolist()
+    assert pixels(rows[:, 1:3]).tolist() == rows[:, 1:3].ravel().tolist()
+    assert not pixels(rows).flags.writeable
+    assert [pixels(rows.ravel()[start:]).ctypes.data % 8 for start in range(8)] == [0] * 8
+
+
+def test_threads_count_at_once_what_one_counts():
+    rng = np.random.default_rng(5)
+    pairs = list(np.repeat(rng.integers(0, 4, (12, 2, 40, 9), np.uint8), 5, axis=3))
+    with ThreadPoolExecutor(4) as threads:
+        found = list(threads.map(lambda pair: confusion_matrix(*pair, 4), pairs))
+    assert [f.tolist() for f in found] == [counted_by_loop(*pair, 4) for pair in pairs]
+
+
+@pytest.mark.parametrize("num_categories", [0, -1, 256])
+def test_a_number_of_categories_that_bytes_cannot_hold_is_refused(num_categories):
+    with pytest.raises(ValueError, match="1 to 255 categories"):
+        confusion_matrix(maps([0]), maps([0]), num_categories)
+
+
+# --- other tools on the same maps: categories 3 and 6 are in no truth, 5 and 6 in no prediction --
+NUM_CATEGORIES = 7
+TRUTH, PREDICTED = [0, 1, 2, 4, 5, 255], [0, 1, 2, 3, 4]
+OUTSIDE = [7, 8, 128, 254, 255]
+
+
+@settings(max_examples=200, deadline=None)
+@given(pairs_of_maps(TRUTH, PREDICTED + OUTSIDE))
+def test_counts_of_runs_equal_a_plain_double_loop(pair):
+    found = confusion_matrix(*pair, NUM_CATEGORIES)
+    assert found.tolist() == counted_by_loop(*pair, NUM_CATEGORIES)
+
+
+@settings(max_examples=100, deadline=None)
+@given(pairs_of_maps(TRUTH, PREDICTED + OUTSIDE))
+def test_counts_and_scores_equal_those_of_scikit_learn(pair):
+    confusion = confusion_matrix(*pair, NUM_CATEGORIES)
+    predicted, truth = (m[pair[1] != 255] for m in pair)
+    if not truth.size:  # scikit-learn refuses what has nothing labelled
+        assert not confusion.any()
+        return
+    predicted = np.minimum(predicted, NUM_CATEGORIES)
+    labels = range(NUM_CATEGORIES)
+    full = sklearn.confusion_matrix(truth, predicted, labels=range(NUM_CATEGORIES + 1))
+    assert np.array_equal(confusion, full[:NUM_CATEGORIES])
+    found = scores(confusion)
+    for category in labels:
+        t, p = truth == category, predicted == category
+        expected = sklearn.jaccard_score(t, p) if (t | p).any() else np.nan
+        np.testing.assert_allclose(found.iou[category], expected, rtol=1e-12)
+    recalls = sklearn.recall_score(truth, predicted, labels=np.unique(truth), average="macro")
+    assert found.mean_accuracy == pytest.approx(recalls)
     assert found.pixel_accuracy == pytest.approx(sklearn.accuracy_score(truth, predicted))
-    balanced = sklearn.balanced_accuracy_score(truth, predicted)
-    assert found.mean_accuracy == pytest.approx(balanced)
+
+
+@settings(max_examples=100, deadline=None)
+@given(pairs_of_maps(TRUTH, PREDICTED))
+def test_counts_and_scores_equal_those_of_torchmetrics(pair):
+    confusion = confusion_matrix(*pair, NUM_CATEGORIES)
+    predicted, truth = (torch.from_numpy(m.astype(np.int64)) for m in pair)
+    how = {"task": "multiclass", "num_classes": NUM_CATEGORIES, "ignore_index": 255}
+    counted = torchmetrics.confusion_matrix(predicted, truth, **how)
+    assert np.array_equal(confusion[:, :NUM_CATEGORIES], counted.numpy())
+    assert not confusion[:, NUM_CATEGORIES].any()
+    assume((truth != 255).any())
+    found = scores(confusion)
+    iou = torchmetrics.jaccard_index(predicted, truth, average="none", **how).numpy()  # float32
+    there = ~np.isnan(found.iou)
+    np.testing.assert_allclose(found.iou[there], iou[there], rtol=1e-6)
+    assert not iou[~there].any()  # torchmetrics has 0 there, and leaves them out of its mean too
+    mean = torchmetrics.jaccard_index(predicted, truth, average="macro", **how)
+    assert found.mean_iou == pytest.approx(mean.item(), rel=1e-6)
+    accuracy = torchmetrics.accuracy(predicted, truth, average="micro", **how)
+    assert found.pixel_accuracy == pytest.approx(accuracy.item(), rel=1e-6)
 
 
 # --- real predictions of DeepLab (ICLR 2015), before and after its CRF -------------------------
@@ -166,8 +274,16 @@ def iou_by_sets(folder, category):
 def test_scores_of_published_outputs_equal_an_independent_count(which):
     folder = PUBLISHED / "deeplab_iclr2015" / which
     counts = np.zeros((21, 22), np.int64)
+    by_torchmetrics = np.zeros((21, 21), np.int64)
     for path in (PUBLISHED / "deeplab_iclr2015/gt").glob("*.png"):
-        counts += confusion_matrix(read(folder / path.name), read(path), 21)
+        predicted, truth = read(folder / path.name), read(path)
+        counts += confusion_matrix(predicted, truth, 21)
+        tensors = (torch.from_numpy(m.astype(np.int64)) for m in (predicted, truth))
+        by_torchmetrics += torchmetrics.confusion_matrix(
+            *tensors, task="multiclass", num_classes=21, ignore_index=255
+        ).numpy()
+    assert np.array_equal(counts[:, :21], by_torchmetrics)
+    assert not counts[:, 21].any()
     found = scores(counts)
     sets = [iou_by_sets(folder, category) for category in range(21)]
     expected = [shared / union if union else np.nan for shared, union, _ in sets]

@@ -1,17 +1,19 @@
 """Stage `evaluate`: the predicted label maps of an evaluation against the truth -> one table."""
 
-from collections.abc import Iterator
+from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
 from pipeline.datasets.prepared import Prepared
+from pipeline.datasets.processes import map_in_threads
 from pipeline.errors import BadInput
 from pipeline.masks import decode_index_png
-from pipeline.metrics.semantic import SemanticScores, confusion_matrix, scores
+from pipeline.metrics.semantic import confusion_matrix, scores
 from pipeline.params import Params
-from pipeline.tables import write_table
+from pipeline.scoring.outcome import Outcome, Row, write_metrics
+from pipeline.scoring.semantic import mean_rows, semantic_rows
 from pipeline.work import open_work
 
 
@@ -39,38 +41,24 @@ def evaluate(root: Path, params: Params, evaluation: str) -> None:
         dataset = Prepared(root, entry.dataset)
         image_ids = dataset.ids(entry.split)
         num_categories = len(dataset.categories)
+        paths = _prediction_paths(root / predictions, image_ids)
+        dataset.label_map(image_ids[0])  # reads the parts, before several threads ask for them
         counts = np.zeros((num_categories, num_categories + 1), np.int64)
-        for predicted, truth in _pairs(root / predictions, dataset, image_ids):
-            counts += confusion_matrix(predicted, truth, num_categories)
+        for one in map_in_threads(partial(_count, dataset, paths), image_ids, "evaluate"):
+            counts += one
 
-        rows = [{"metric": "num_images", "category": None, "value": float(len(image_ids))}]
-        found = scores(counts)
-        # A mean IoU is over so many categories: those in truth or prediction.
-        in_mean = float(np.count_nonzero(~np.isnan(found.iou)))
-        rows.append({"metric": "num_categories", "category": None, "value": in_mean})
-        rows += _mean_rows("", found)
+        rows = semantic_rows(scores(counts), dataset.categories)
         if dataset.categories[0] == "background":
-            rows += _mean_rows("all_background_", scores(_all_background(counts)))
-        for name, iou in zip(dataset.categories, found.iou, strict=True):
-            rows.append({"metric": "iou", "category": name, "value": float(iou)})
-
-        same = {
-            "evaluation": evaluation,
-            "dataset": entry.dataset,
-            "split": entry.split,
-            "at": None,
-        }
-        write_table(work.folder / out.name, "metrics", [same | row for row in rows])
-        work.publish({work.folder / out.name: root / out})
+            beside = mean_rows(scores(_all_background(counts)), "all_background_")
+            rows[-num_categories:-num_categories] = beside  # before the categories
+        measured = Outcome([Row("num_images", len(image_ids)), *rows])
+        table = work.folder / out.name
+        write_metrics(table, measured, evaluation, entry.dataset, entry.split)
+        work.publish({table: root / out})
 
 
-def _pairs(
-    folder: Path, dataset: Prepared, image_ids: list[str]
-) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """(predicted, truth) label maps (H, W) uint8 of each image, checked.
-
-    All files are looked for before the first is read.
-    """
+def _prediction_paths(folder: Path, image_ids: list[str]) -> dict[str, Path]:
+    """The predicted label map of each image. BadInput unless all are there."""
     paths = {image_id: folder / f"{image_id}.png" for image_id in image_ids}
     missing = [path for path in paths.values() if not path.is_file()]
     if missing:
@@ -78,15 +66,19 @@ def _pairs(
             f"{missing[0]}: not there ({len(missing)} of {len(paths)} predictions are missing); "
             "run predict for this evaluation again"
         )
-    for image_id, path in tqdm(paths.items(), desc="evaluate", unit="image", disable=None):
-        predicted, truth = decode_index_png(path), dataset.label_map(image_id)
-        if predicted.shape != truth.shape:
-            raise BadInput(
-                f"{path}: {predicted.shape[0]} x {predicted.shape[1]} pixels (height x width), "
-                f"but the label map of image {image_id} has {truth.shape[0]} x {truth.shape[1]}; "
-                "predict it at the size of the image"
-            )
-        yield predicted, truth
+    return paths
+
+
+def _count(dataset: Prepared, paths: Mapping[str, Path], image_id: str) -> np.ndarray:
+    """The counts (C, C + 1) of one image. BadInput if its two label maps differ in size."""
+    predicted, truth = decode_index_png(paths[image_id]), dataset.label_map(image_id)
+    if predicted.shape != truth.shape:
+        raise BadInput(
+            f"{paths[image_id]}: {predicted.shape[0]} x {predicted.shape[1]} pixels (height x "
+            f"width), but the label map of image {image_id} has {truth.shape[0]} x "
+            f"{truth.shape[1]}; predict it at the size of the image"
+        )
+    return confusion_matrix(predicted, truth, len(dataset.categories))
 
 
 def _all_background(counts: np.ndarray) -> np.ndarray:
@@ -94,15 +86,3 @@ def _all_background(counts: np.ndarray) -> np.ndarray:
     counts_of_background = np.zeros_like(counts)
     counts_of_background[:, 0] = counts.sum(axis=1)
     return counts_of_background
-
-
-def _mean_rows(prefix: str, found: SemanticScores) -> list[dict]:
-    values = {
-        "pixel_accuracy": found.pixel_accuracy,
-        "mean_accuracy": found.mean_accuracy,
-        "mean_iou": found.mean_iou,
-    }
-    return [
-        {"metric": f"{prefix}{name}", "category": None, "value": value}
-        for name, value in values.items()
-    ]

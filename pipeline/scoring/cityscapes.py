@@ -1,0 +1,114 @@
+"""`score semantic --categories cityscapes`: number by number as the benchmark's own tool."""
+
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from pipeline.categories import CITYSCAPES, CITYSCAPES_IDS, CITYSCAPES_LABELS, IGNORE
+from pipeline.datasets.cityscapes_results import (
+    find_instances,
+    pair_cityscapes,
+    read_objects,
+    read_predicted,
+    read_truth,
+)
+from pipeline.datasets.label_maps import Pair, check_sizes
+from pipeline.datasets.processes import map_in_threads
+from pipeline.errors import BadFile
+from pipeline.metrics.cityscapes import (
+    ObjectSums,
+    add_objects,
+    count_objects,
+    group_iou,
+    group_object_iou,
+    mean_of,
+    object_iou,
+    of_categories,
+)
+from pipeline.metrics.semantic import confusion_matrix, scores
+from pipeline.scoring.outcome import Outcome, Row
+from pipeline.scoring.semantic import semantic_rows
+
+NUM_LABELS = len(CITYSCAPES_LABELS)
+
+
+def score_cityscapes(
+    truth: Path,
+    predicted: Path,
+    *,
+    ids: Path | None,
+    allow_missing: bool,
+    train_ids: bool,
+    instances: Path | None,
+) -> Outcome:
+    """The scores of the 19 categories and their groups and, with maps of objects, iIoU.
+
+    Args:
+        truth, predicted: folders of label maps; see `cityscapes_results`.
+        ids: a list of the images to score; None: all that have a truth.
+        allow_missing: count missing predictions as wrong in every pixel, leave out extra ones.
+        train_ids: files hold train ids, and those of the truth are named so.
+        instances: the folder with instanceIds of the truth.
+
+    Raises:
+        BadFile: files are missing, too many, damaged, of other sizes or hold unknown values.
+    """
+    joined = pair_cityscapes(
+        truth, predicted, ids=ids, allow_missing=allow_missing, train_ids=train_ids
+    )
+    objects: Mapping[str, Path] = {}
+    if instances is not None:
+        objects = find_instances(instances, [pair.image_id for pair in joined.pairs])
+    by_label = np.zeros((NUM_LABELS, NUM_LABELS + 1), np.int64)
+    sums = ObjectSums()
+    count = partial(_count, train_ids=train_ids, objects=objects)
+    for its_labels, its_objects in map_in_threads(count, joined.pairs, "score"):
+        by_label += its_labels
+        add_objects(sums, its_objects)
+
+    confusion = of_categories(by_label)
+    rows = [Row("num_images", len(joined.pairs)), *semantic_rows(scores(confusion), CITYSCAPES)]
+    rows += _rows("group_iou", group_iou(confusion))
+    if instances is not None:
+        rows += _rows("iiou", object_iou(sums, confusion))
+        rows += _rows("group_iiou", group_object_iou(sums, by_label))
+    facts = {"categories": list(CITYSCAPES), "confusion": confusion.tolist()}
+    return Outcome(rows, facts, joined.notes() + _doubts(by_label, train_ids))
+
+
+def _count(
+    pair: Pair, *, train_ids: bool, objects: Mapping[str, Path]
+) -> tuple[np.ndarray, np.ndarray]:
+    """The counts by published id (L, L + 1) of an image, and of its objects (N, 4)."""
+    truth = read_truth(pair.truth, train_ids)
+    if pair.predicted is None:
+        predicted = np.full_like(truth, IGNORE)  # of no category, so wrong everywhere
+    else:
+        predicted = read_predicted(pair.predicted, train_ids)
+    check_sizes(pair, predicted, truth)
+    by_label = confusion_matrix(predicted, truth, NUM_LABELS)
+    if pair.image_id not in objects:
+        return by_label, np.empty((0, 4), np.int64)
+    path = objects[pair.image_id]
+    numbers = read_objects(path, truth.shape)
+    try:
+        return by_label, count_objects(predicted, numbers)
+    except ValueError as error:
+        raise BadFile(path, str(error), "put the original instanceIds.png there") from error
+
+
+def _rows(metric: str, values: Mapping[str, float]) -> list[Row]:
+    """A row for each value and one for their mean."""
+    rows = [Row(f"mean_{metric}", mean_of(values.values()))]
+    return rows + [Row(metric, value, name) for name, value in values.items()]
+
+
+def _doubts(by_label: np.ndarray, train_ids: bool) -> list[str]:
+    """A note if the predictions look like train ids where published ids are wanted."""
+    highest = len(CITYSCAPES) - 1
+    unscored = by_label[:, : CITYSCAPES_IDS[0]].any()
+    if not train_ids and unscored and not by_label[:, highest + 1 : -1].any():
+        return [f"predicted are 0..{highest} only: if those are train ids, say --train-ids"]
+    return []
