@@ -40,6 +40,16 @@ CITYSCAPES_LABELS = (
     "terrain", "sky", "person", "rider", "car", "truck", "bus", "caravan", "trailer", "train",
     "motorcycle", "bicycle",
 )  # fmt: skip
+# By published id, the colours in which labels are drawn to look at. Not all differ: the first five
+# are black, and the unscored polegroup looks like pole.
+CITYSCAPES_COLOURS = (
+    (0, 0, 0), (0, 0, 0), (0, 0, 0), (0, 0, 0), (0, 0, 0), (111, 74, 0), (81, 0, 81),
+    (128, 64, 128), (244, 35, 232), (250, 170, 160), (230, 150, 140), (70, 70, 70),
+    (102, 102, 156), (190, 153, 153), (180, 165, 180), (150, 100, 100), (150, 120, 90),
+    (153, 153, 153), (153, 153, 153), (250, 170, 30), (220, 220, 0), (107, 142, 35),
+    (152, 251, 152), (70, 130, 180), (220, 20, 60), (255, 0, 0), (0, 0, 142), (0, 0, 70),
+    (0, 60, 100), (0, 0, 90), (0, 0, 110), (0, 80, 100), (0, 0, 230), (119, 11, 32),
+)  # fmt: skip
 CITYSCAPES_THINGS = range(24, 34)  # published ids of the labels whose instances are told apart
 
 # The 19 that are trained and scored, in the order of their train ids: there is no background.

@@ -241,13 +241,22 @@ def run_lengths(annotation: Annotation, size: tuple[int, int], path: Path) -> di
     where = f"annotation {annotation.id}: "
     drawn = decode(SEGMENTATION, annotation.segmentation, path, where)
     try:
-        if isinstance(drawn, RunLengths):
-            counts = _without_empty_runs(_checked_counts(drawn, size))
-            return coco.frPyObjects({"size": size, "counts": counts}, *size)
-        _check_polygons(drawn, size)
-        return coco.merge(coco.frPyObjects(drawn, *size))
+        return checked_mask(drawn, size)
     except ValueError as error:
         raise BadFile(path, f"{where}{error}", COPY_ANEW) from error
+
+
+def checked_mask(drawn: list[list[float]] | RunLengths, size: tuple[int, int]) -> dict[str, Any]:
+    """Polygons or run-lengths as pycocotools' run-lengths of an image of that size (H, W).
+
+    Raises:
+        ValueError: they are no mask of such an image.
+    """
+    if isinstance(drawn, RunLengths):
+        counts = _without_empty_runs(_checked_counts(drawn, size))
+        return coco.frPyObjects({"size": size, "counts": counts}, *size)
+    _check_polygons(drawn, size)
+    return coco.merge(coco.frPyObjects(drawn, *size))
 
 
 def _check_polygons(polygons: list[list[float]], size: tuple[int, int]) -> None:
