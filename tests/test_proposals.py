@@ -375,3 +375,55 @@ def test_overlaps_equal_those_of_masks(found, masks):
     shapes = rng.random((3, *found.superpixels.shape)) < [[[0.1]], [[0.5]], [[0.9]]]
     expected = [[(m & s).sum() / (m | s).sum() for s in shapes] for m in masks]
     np.testing.assert_allclose(found.iou_with_masks(shapes), expected, rtol=1e-12)
+
+
+def test_overlaps_with_proposals_by_hand():
+    same = [[1, 0, 0], [0, 1, 1 / 4], [0, 1 / 4, 1]]
+    np.testing.assert_allclose(HALVES.iou_with_proposals(HALVES), same)
+    rows = from_membership(
+        np.array([[0, 0, 0, 0], [1, 1, 1, 1]], np.uint16),
+        np.array([[True, False], [True, True]]),
+    )
+    by_hand = [[2 / 6, 4 / 8], [2 / 6, 4 / 8], [0, 1 / 8]]
+    np.testing.assert_allclose(HALVES.iou_with_proposals(rows), by_hand)
+    np.testing.assert_allclose(rows.iou_with_proposals(HALVES), np.transpose(by_hand))
+
+
+def test_overlaps_with_proposals_equal_those_with_their_masks(found, masks):
+    expected = found.iou_with_masks(masks)
+    assert (found.iou_with_proposals(found) == expected).all()
+    copied = replace(found, superpixels=found.superpixels.copy())
+    assert (found.iou_with_proposals(copied) == expected).all()
+    other = scg(drawn(1)[0], SETTINGS)
+    theirs = np.array([other.mask(i) for i in range(len(other))])
+    assert (found.iou_with_proposals(other) == found.iou_with_masks(theirs)).all()
+
+
+def test_overlaps_with_no_proposals_are_empty(found):
+    nothing = from_membership(np.zeros(found.superpixels.shape, np.uint16), np.zeros((0, 1), bool))
+    assert found.iou_with_proposals(nothing).shape == (len(found), 0)
+    assert nothing.iou_with_proposals(found).shape == (0, len(found))
+    assert nothing.iou_with_proposals(nothing).shape == (0, 0)
+
+
+def test_proposals_of_an_image_of_another_size_are_refused(found):
+    with pytest.raises(ValueError, match="of one image"):
+        found.iou_with_proposals(HALVES)
+
+
+def test_void_pixels_are_in_no_overlap_with_masks(found, masks):
+    rng = np.random.default_rng(3)
+    shapes = rng.random((3, *found.superpixels.shape)) < [[[0.1]], [[0.5]], [[0.9]]]
+    void = rng.random(found.superpixels.shape) < 0.3
+    valid = ~void
+    expected = [[(m & s & valid).sum() / ((m | s) & valid).sum() for s in shapes] for m in masks]
+    np.testing.assert_allclose(found.iou_with_masks(shapes, void), expected, rtol=1e-12)
+    shared, sizes, pixels = found.pixels_in_masks(shapes, void)
+    np.testing.assert_array_equal(sizes, (masks & valid).sum(axis=(1, 2)))
+    np.testing.assert_array_equal(pixels, (shapes & valid).sum(axis=(1, 2)))
+    np.testing.assert_array_equal(shared[:, 1], (masks & shapes[1] & valid).sum(axis=(1, 2)))
+
+
+def test_where_all_is_void_nothing_overlaps():
+    mask = np.ones((1, 2, 4), bool)
+    assert HALVES.iou_with_masks(mask, np.ones((2, 4), bool)).tolist() == [[0], [0], [0]]

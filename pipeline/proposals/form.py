@@ -6,6 +6,7 @@ H x W pixels, S superpixels, P candidates, N boxes or masks, K columns of number
 from dataclasses import dataclass
 from functools import cached_property
 
+import numba
 import numpy as np
 from scipy.ndimage import find_objects
 from scipy.sparse import csr_array
@@ -45,19 +46,28 @@ class Proposals:
         return int(self.superpixels.max()) + 1
 
     @cached_property
-    def _run_ends(self) -> csr_array:
-        """(P, S + 1): -1 where a run of consecutive ids begins, +1 behind its end.
+    def _runs(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Runs of consecutive ids: begins and ends (R,), and the first run of each candidate.
 
-        Times the running total of S numbers this is each candidate's sum. Where superpixels are
-        numbered along a tree a candidate is two or three runs, however many superpixels it has.
+        Where superpixels are numbered along a tree a candidate is two or three runs, however many
+        superpixels it has.
         """
         members = self.members.astype(np.int64)
-        sizes = np.diff(self.offsets)
-        owner = np.repeat(np.arange(len(self)), sizes)
         new_run = np.ones(len(members) + 1, bool)
-        new_run[1:-1] = (np.diff(members) != 1) | (np.diff(owner) != 0)
-        begins, ends = members[new_run[:-1]], members[new_run[1:]] + 1
-        row = owner[new_run[:-1]]
+        new_run[1:-1] = np.diff(members) != 1
+        new_run[self.offsets] = True
+        places = np.flatnonzero(new_run[:-1])
+        begins, ends = members[places], members[np.flatnonzero(new_run)[1:] - 1] + 1
+        return begins, ends, np.searchsorted(places, self.offsets)
+
+    @cached_property
+    def _run_ends(self) -> csr_array:
+        """(P, S + 1): -1 where a run begins, +1 behind its end.
+
+        Times the running total of S numbers this is each candidate's sum.
+        """
+        begins, ends, first = self._runs
+        row = np.repeat(np.arange(len(self)), np.diff(first))
         values = np.concatenate([np.full(len(begins), -1.0), np.ones(len(ends))])
         places = (np.concatenate([row, row]), np.concatenate([begins, ends]))
         return csr_array((values, places), shape=(len(self), self.num_superpixels + 1))
@@ -80,11 +90,67 @@ class Proposals:
         """Overlap of each candidate's tight box with boxes (N, 4). Returns (P, N) in [0, 1]."""
         return iou(self.boxes, boxes)
 
-    def iou_with_masks(self, masks: np.ndarray) -> np.ndarray:
-        """Overlap of each candidate with masks (N, H, W) bool. Returns (P, N) in [0, 1]."""
-        inside = np.zeros((self.num_superpixels, len(masks)))  # (S, N)
+    def iou_with_masks(self, masks: np.ndarray, void: np.ndarray | None = None) -> np.ndarray:
+        """Overlap of each candidate with masks (N, H, W) bool. Returns (P, N) in [0, 1].
+
+        Args:
+            void: (H, W) bool, pixels that are left out of intersection and union.
+        """
+        return self._iou(*self._inside(masks, void))
+
+    def pixels_in_masks(
+        self, masks: np.ndarray, void: np.ndarray | None = None
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """What overlaps are made of.
+
+        Args:
+            masks: (N, H, W) bool.
+            void: (H, W) bool, pixels that count nowhere.
+
+        Returns:
+            (P, N), pixels in both of each candidate and mask, (P,) of each candidate and (N,) of
+            each mask; float64, whole numbers.
+        """
+        inside, sizes = self._inside(masks, void)
+        return self.sums(inside), sizes, inside.sum(axis=0)
+
+    def _inside(self, masks: np.ndarray, void: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
+        """Pixels of each superpixel in each mask (S, N), and of each candidate (P,)."""
+        count = self.num_superpixels
+        superpixels, sizes = self.superpixels, self.areas
+        if void is not None:
+            masks, superpixels = masks[:, ~void], superpixels[~void]
+            sizes = self.sums(np.bincount(superpixels, minlength=count))
+        inside = np.empty((count, len(masks)))
         for i, mask in enumerate(masks):
-            inside[:, i] = np.bincount(self.superpixels[mask], minlength=self.num_superpixels)
+            inside[:, i] = np.bincount(superpixels[mask], minlength=count)
+        return inside, sizes
+
+    def iou_with_proposals(self, other: "Proposals") -> np.ndarray:
+        """Overlap of each candidate with each of another method, or of the same, in one image.
+
+        Args:
+            other: its superpixels (H, W) may be others; Q candidates.
+
+        Returns:
+            (P, Q) float64 in [0, 1].
+
+        Raises:
+            ValueError: superpixels of another size.
+        """
+        if other.superpixels.shape != self.superpixels.shape:
+            sizes = f"{self.superpixels.shape} and {other.superpixels.shape}"
+            raise ValueError(f"proposals of one image are wanted, not of {sizes} pixels")
+        shape = self.num_superpixels, other.num_superpixels
+        if other.superpixels is self.superpixels:
+            owner = np.repeat(np.arange(len(other)), np.diff(other.offsets))
+            inside = np.zeros((shape[0], len(other)), np.int32)  # (S, Q)
+            sizes = np.bincount(self.superpixels.ravel(), minlength=shape[0])
+            inside[other.members, owner] = sizes[other.members]
+        else:
+            key = self.superpixels.astype(np.int64) * shape[1] + other.superpixels
+            table = np.bincount(key.ravel(), minlength=shape[0] * shape[1]).reshape(shape)
+            inside = other.sums(table.T).T
         return self._iou(inside, self.areas)
 
     def iou_with_objects(self, objects: np.ndarray, count: int) -> np.ndarray:
@@ -101,13 +167,32 @@ class Proposals:
         key = self.superpixels.astype(np.int64) * (IGNORE + 1) + objects
         table = np.bincount(key.ravel(), minlength=self.num_superpixels * (IGNORE + 1))
         table = table.reshape(-1, IGNORE + 1).astype(np.float64)  # (S, 256)
-        return self._iou(table[:, 1 : count + 1], self.sums(table[:, :IGNORE].sum(axis=1)))
+        valid = self.sums(table[:, :IGNORE].sum(axis=1))
+        return self._iou(table[:, 1 : count + 1], valid)
 
-    def _iou(self, inside: np.ndarray, areas: np.ndarray) -> np.ndarray:
-        """inside (S, N): pixels of each superpixel in each object; areas (P,) of candidates."""
-        shared = self.sums(inside)  # (P, N)
-        union = areas[:, None] + inside.sum(axis=0) - shared
-        return np.divide(shared, union, out=np.zeros_like(shared), where=union > 0)
+    def _iou(self, inside: np.ndarray, sizes: np.ndarray) -> np.ndarray:
+        """Overlaps (P, N) from pixels of each superpixel in each object (S, N) and sizes (P,)."""
+        total = np.zeros((self.num_superpixels + 1, inside.shape[1]), np.int32)
+        np.cumsum(inside, axis=0, out=total[1:], dtype=np.int32)
+        return _overlaps(total, *self._runs, sizes.astype(np.int32))
+
+
+@numba.njit(cache=True, nogil=True, error_model="numpy")
+def _overlaps(total, begins, ends, first, sizes):
+    """Intersection over union (P, N), 0 where both are empty, from running totals (S + 1, N)."""
+    count = total.shape[1]
+    overlap = np.empty((len(sizes), count))
+    shared = np.empty(count, np.int32)
+    for p in range(len(sizes)):
+        shared[:] = 0
+        for r in range(first[p], first[p + 1]):
+            behind, before = total[ends[r]], total[begins[r]]
+            for n in range(count):
+                shared[n] += behind[n] - before[n]
+        for n in range(count):
+            union = max(sizes[p] + total[-1, n] - shared[n], np.int32(1))
+            overlap[p, n] = np.float64(shared[n]) / np.float64(union)
+    return overlap
 
 
 def from_membership(superpixels: np.ndarray, members: np.ndarray) -> Proposals:
