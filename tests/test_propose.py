@@ -127,6 +127,15 @@ def test_superpixel_ids_of_sixteen_bits_survive(tmp_path):
     assert read.mask(0).sum() == 1000
 
 
+def test_an_image_that_is_there_twice_is_refused(tmp_path):
+    arrays = from_membership(np.zeros((2, 3), np.uint16), np.ones((1, 1), bool))
+    row = to_row("x", "", "scg", **{name: getattr(arrays, name) for name in FIELDS})
+    write_table(tmp_path / "part-000.parquet", "proposals", [row])
+    write_table(tmp_path / "part-001.parquet", "proposals", [row])
+    with pytest.raises(BadInput, match=r"part-001.parquet: .*'x' again, beside part-000.parquet"):
+        ProposalTable(tmp_path)
+
+
 def test_an_image_or_a_folder_that_is_not_there_is_named(tmp_path):
     with pytest.raises(BadInput, match="holds no part"):
         ProposalTable(tmp_path / "nowhere")

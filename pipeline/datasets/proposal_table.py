@@ -64,7 +64,7 @@ class ProposalTable:
             folder: data/proposals/<method>/<dataset>.
 
         Raises:
-            BadInput: there is no part, or one is unreadable.
+            BadInput: there is no part, one is unreadable, or an image is there twice.
         """
         self._folder = folder
         self._place: dict[str, tuple[Path, int]] = {}
@@ -79,7 +79,13 @@ class ProposalTable:
                 raise BadInput(
                     f"{part}: not a table of proposals ({error}); make it anew"
                 ) from error
-            self._place |= {i: (part, row) for row, i in enumerate(column.to_pylist())}
+            for row, image_id in enumerate(column.to_pylist()):
+                if image_id in self._place:
+                    raise BadInput(
+                        f"{part}: candidates of the image {image_id!r} again, beside "
+                        f"{self._place[image_id][0].name}; keep one row for each image"
+                    )
+                self._place[image_id] = (part, row)
 
     @property
     def ids(self) -> list[str]:

@@ -139,8 +139,8 @@ class Proposals:
             ValueError: superpixels of another size.
         """
         if other.superpixels.shape != self.superpixels.shape:
-            sizes = f"{self.superpixels.shape} and {other.superpixels.shape}"
-            raise ValueError(f"proposals of one image are wanted, not of {sizes} pixels")
+            shapes = f"{self.superpixels.shape} and {other.superpixels.shape}"
+            raise ValueError(f"proposals of one image are wanted, not of {shapes} pixels")
         shape = self.num_superpixels, other.num_superpixels
         if other.superpixels is self.superpixels:
             owner = np.repeat(np.arange(len(other)), np.diff(other.offsets))

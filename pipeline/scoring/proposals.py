@@ -31,7 +31,7 @@ from pipeline.metrics.proposals import (
 from pipeline.proposals.form import Proposals
 from pipeline.scoring.outcome import Outcome, Row
 
-WORTH_A_PROCESS = 200  # images; a new process needs a second or two before its first
+WORTH_A_PROCESS = 1000  # images: 5 s of work, about twice what starting a process costs
 
 KINDS = {"members": "uint16", "offsets": "int32", "scores": "float32", "boxes": "int32"}
 KINDS |= {"areas": "int32"}
@@ -242,8 +242,8 @@ def _checked(arrays: Arrays, image: TruthImage, folder: Path) -> Proposals:
             raise BadFile(folder, f"{wrong}, not {kind}", "make the table anew")
     found = Proposals(**arrays)
     if found.superpixels.shape != image.size:
-        problem = f"superpixels of image {image.name}: {_sizes(found.superpixels.shape, image)}"
-        raise BadFile(folder, problem, "make the proposals from the images at their full size")
+        wrong = f"superpixels of image {image.name}: {_sizes(found.superpixels.shape, image)}"
+        raise BadFile(folder, wrong, "make the proposals from the images at their full size")
     if problem := _problem(found):
         raise BadFile(folder, f"proposals of image {image.name}: {problem}", "make the table anew")
     return found
