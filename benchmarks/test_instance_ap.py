@@ -1,13 +1,16 @@
 """mAP^r at nine overlaps of a set as large as SBD's val, beside the SDS procedure in plain numpy.
 
-The peer does what the published MATLAB does: overlaps once per image, between the detections of a
-category and all objects of the image; then for each category and threshold image by image, the
-detections by falling score, each to the best object of the category not yet covered; then one sort
-and one area. What the original adds for its diagnosis of errors is left out.
+The peers do what the published MATLAB does: overlaps once per image, between all its detections
+and all its objects; then for each category and threshold image by image, the detections by falling
+score, each to the best object of the category not yet covered; then one sort and one area. What the
+original adds for its diagnosis of errors is left out. They differ in the overlaps:
 
-Synthetic: 5,732 images of 375x500, 20 categories, 1 to 4 objects and 17 detections an image, of
-these 6 in 10 near an object and of its category. `overlaps` begins with the overlaps in memory,
-`files` with the two JSON files.
+    runs      pycocotools.mask.iou from the run-lengths, one call an image
+    pixels    as the original, which has an instance map: masks drawn, one matrix product an image
+
+Synthetic: 5,732 images of 375x500, 20 categories, 1 to 4 objects that do not cover each other and
+17 detections an image, of these 6 in 10 near an object and of its category. `overlaps` begins with
+the overlaps in memory, `files` with the two JSON files.
 
     python -m pytest benchmarks/test_instance_ap.py --benchmark-columns=min,median,rounds \
         --benchmark-timer=time.process_time
@@ -15,6 +18,7 @@ these 6 in 10 near an object and of its category. `overlaps` begins with the ove
 
 import json
 from collections import defaultdict
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -25,12 +29,14 @@ from pycocotools import mask as coco
 
 from pipeline.datasets.coco_results import read_results, read_truth
 from pipeline.metrics.instance import VOLUME, average_precision
-from pipeline.scoring.instances import overlaps_of_categories, score_instances
+from pipeline.scoring.instances import pools_of_categories, score_instances
 
 NUM_IMAGES, NUM_CATEGORIES, NUM_DETECTIONS = 5732, 20, 17
 HEIGHT, WIDTH = 375, 500
 SHAPES, VARIANTS = 150, 6
 
+Rle = dict[str, Any]
+Compare = Callable[[list[Rle], list[Rle]], np.ndarray]
 Cell = tuple[np.ndarray, np.ndarray]  # scores (D,), overlaps (D, G) with all objects of an image
 
 
@@ -55,7 +61,7 @@ def masks(generator: np.random.Generator) -> list[list[dict[str, Any]]]:
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory):
-    """truth.json and results.json."""
+    """truth.json and results.json; an object is what the earlier ones of its image leave of it."""
     generator = np.random.default_rng(0)
     shapes = masks(generator)
     annotations: list[dict[str, Any]] = []
@@ -65,9 +71,12 @@ def files(tmp_path_factory):
         for _ in range(generator.integers(1, 5)):
             shape, category = generator.integers(SHAPES), generator.integers(1, NUM_CATEGORIES + 1)
             objects.append((int(shape), int(category)))
-            entry = {"id": len(annotations) + 1, "image_id": image, "category_id": int(category)}
-            entry |= {"segmentation": shapes[shape][0], "iscrowd": 0}
-            annotations.append(entry)
+        drawn = coco.decode([shapes[shape][0] for shape, _ in objects])
+        drawn &= drawn.cumsum(axis=2, dtype=np.uint8) == 1
+        for (_, category), encoded in zip(objects, coco.encode(drawn), strict=True):
+            entry = {"id": len(annotations) + 1, "image_id": image, "category_id": category}
+            visible = {"size": [HEIGHT, WIDTH], "counts": encoded["counts"].decode()}
+            annotations.append(entry | {"segmentation": visible, "iscrowd": 0})
         for _ in range(NUM_DETECTIONS):
             shape, category = objects[generator.integers(len(objects))]
             near = generator.random() < 0.6
@@ -135,26 +144,43 @@ def peer_precisions(cells: dict[int, list[Cell]], truth: list[np.ndarray]) -> np
     return found
 
 
-def peer_overlaps(folder: Path) -> tuple[dict[int, list[Cell]], list[np.ndarray]]:
+def from_runs(detections: list[Rle], objects: list[Rle]) -> np.ndarray:
+    return np.asarray(coco.iou(detections, objects, [0] * len(objects)))
+
+
+def from_pixels(detections: list[Rle], objects: list[Rle]) -> np.ndarray:
+    """(D, G), from the detections drawn and the instance map."""
+    numbers = np.arange(1, len(objects) + 1, dtype=np.uint8)
+    instances = (coco.decode(objects) * numbers).max(axis=2).ravel(order="F")
+    masks = coco.decode(detections).reshape(-1, len(detections), order="F").T  # (D, pixels)
+    inside = np.flatnonzero(instances)
+    one_hot = (instances[inside, None] == numbers).astype(np.float32)
+    both = masks[:, inside].astype(np.float32) @ one_hot
+    areas = np.array([np.count_nonzero(mask) for mask in masks])
+    unions = areas[:, None] + one_hot.sum(axis=0, dtype=np.float64) - both
+    return both / np.maximum(unions, 1)
+
+
+def peer_overlaps(folder: Path, compare: Compare) -> tuple[dict[int, list[Cell]], list[np.ndarray]]:
     truth = json.loads((folder / "truth.json").read_text())
     objects, detections = defaultdict(list), defaultdict(list)
     for one in truth["annotations"]:
         objects[one["image_id"]].append(one)
     for one in json.loads((folder / "results.json").read_text()):
-        detections[one["image_id"], one["category_id"]].append(one)
+        detections[one["image_id"]].append(one)
     cells: dict[int, list[Cell]] = {n: [] for n in range(1, NUM_CATEGORIES + 1)}
     categories = []
     for image in truth["images"]:
-        mine = objects[image["id"]]
+        mine, found = objects[image["id"]], detections[image["id"]]
         categories.append(np.array([one["category_id"] for one in mine]))
-        object_masks = [one["segmentation"] for one in mine]
+        overlaps = compare(
+            [one["segmentation"] for one in found], [one["segmentation"] for one in mine]
+        )
+        found_categories = np.array([one["category_id"] for one in found])
+        scores = np.array([one["score"] for one in found])
         for category in cells:
-            found = detections.get((image["id"], category), [])
-            overlaps = np.zeros((0, len(mine)))
-            if found:
-                found_masks = [one["segmentation"] for one in found]
-                overlaps = coco.iou(found_masks, object_masks, [0] * len(mine))
-            cells[category].append((np.array([one["score"] for one in found]), overlaps))
+            chosen = found_categories == category
+            cells[category].append((scores[chosen], overlaps[chosen]))
     return cells, categories
 
 
@@ -170,28 +196,31 @@ def our_files(folder: Path) -> np.ndarray:
     return np.reshape(found, (len(VOLUME), NUM_CATEGORIES)).T
 
 
-def peer_files(folder: Path) -> np.ndarray:
-    return peer_precisions(*peer_overlaps(folder))
+def peer_files(folder: Path, compare: Compare) -> np.ndarray:
+    return peer_precisions(*peer_overlaps(folder, compare))
 
 
 @pytest.mark.parametrize("which", ["ours", "peer"])
 @pytest.mark.benchmark(group="overlaps")
 def test_from_overlaps(benchmark, files, which):
-    expected = peer_precisions(*peer_overlaps(files))
+    of_peer = peer_overlaps(files, from_runs)
     if which == "ours":
         truth = read_truth(files / "truth.json")
-        pools = overlaps_of_categories(truth, read_results(files / "results.json", truth))
-        np.testing.assert_allclose(our_precisions(pools), expected, atol=1e-12)
+        pools = pools_of_categories(truth, read_results(files / "results.json", truth))
+        np.testing.assert_allclose(our_precisions(pools), peer_precisions(*of_peer), atol=1e-12)
         benchmark.pedantic(our_precisions, args=(pools,), rounds=5)
     else:
-        benchmark.pedantic(peer_precisions, args=peer_overlaps(files), rounds=2)
+        benchmark.pedantic(peer_precisions, args=of_peer, rounds=2)
 
 
-@pytest.mark.parametrize("which", ["ours", "peer"])
+@pytest.mark.parametrize("which", ["ours", "runs", "pixels"])
 @pytest.mark.benchmark(group="files")
 def test_from_files(benchmark, files, which):
     if which == "ours":
-        np.testing.assert_allclose(our_files(files), peer_files(files), atol=1e-12)
-        benchmark.pedantic(our_files, args=(files,), rounds=3)
+        np.testing.assert_allclose(our_files(files), peer_files(files, from_runs), atol=1e-12)
+        benchmark.pedantic(our_files, args=(files,), rounds=5)
+    elif which == "runs":
+        benchmark.pedantic(peer_files, args=(files, from_runs), rounds=2)
     else:
-        benchmark.pedantic(peer_files, args=(files,), rounds=2)
+        found = benchmark.pedantic(peer_files, args=(files, from_pixels), rounds=1)
+        np.testing.assert_allclose(found, our_files(files), atol=1e-12)

@@ -14,10 +14,13 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from pipeline.__main__ import main
-from pipeline.datasets.coco_json import RunLengths, decode_counts
-from pipeline.datasets.coco_results import _sound, read_results, read_truth
+from pipeline.datasets import run_lengths
+from pipeline.datasets.coco_json import decode_counts
+from pipeline.datasets.coco_results import read_results, read_truth
+from pipeline.datasets.run_lengths import read_texts
 from pipeline.errors import BadFile, BadInput
 from pipeline.metrics.instance import VOLUME
+from pipeline.scoring import instances
 from pipeline.scoring.instances import COCO_NUMBERS, score_instances
 from pipeline.scoring.outcome import document
 from pipeline.tables import read_table
@@ -180,11 +183,70 @@ def test_coco_numbers_are_those_of_pycocotools_from_the_files(tmp_path):
     assert found["mean_ap"]["0.75"] == pytest.approx(scoring.stats[2], abs=1e-12)
 
 
-def test_an_object_whose_id_is_0_can_be_found(files):
-    # pycocotools takes 0 for "not matched"; the objects are numbered anew
-    assert scored(files, "coco")["ap"]["0.4"] == pytest.approx(
-        {"ring": np.mean([1] * 51 + [2 / 3] * 50), "star": 1, "cross": None}
-    )
+def test_an_object_whose_id_is_0_can_be_found_as_if_it_had_another(files):
+    def of_the_tool():
+        return official(files / "truth.json", files / "results.json").stats.tolist()
+
+    found = scored(files, "coco")
+    numbers = [-1 if value is None else value for value in found["coco"].values()]
+    assert numbers != of_the_tool()  # it takes 0 for "not matched"
+    assert any("has the id 0, which pycocotools takes for none" in n for n in found["notes"])
+    truth = the_truth()
+    for one in truth["annotations"]:
+        one["id"] += 1
+    (files / "truth.json").write_text(json.dumps(truth))
+    assert numbers == of_the_tool()
+    again = scored(files, "coco")
+    assert again["coco"] == found["coco"]
+    assert not any("id 0" in note for note in again["notes"])
+    assert not any("id 0" in note for note in scored(files, "sds")["notes"])
+
+
+def large_scene(folder, boxes):
+    """Objects of 20x20 (small), found as they are; the results have the boxes that are not None."""
+    mask = filled((10, 10, 30, 30), (60, 60))
+    images = [{"id": n, "height": 60, "width": 60} for n in range(1, len(boxes) + 1)]
+    truth = {
+        "images": images,
+        "categories": [{"id": 4, "name": "star"}],
+        "annotations": [annotation(n, n, 4, mask) for n in range(1, len(boxes) + 1)],
+    }
+    results = []
+    for n, box in enumerate(boxes, start=1):
+        shifted = np.roll(mask, 5 * (n % 2), axis=0)
+        results.append(result(n, 4, 1 / n, shifted) | ({} if box is None else {"bbox": box}))
+    (folder / "truth.json").write_text(json.dumps(truth))
+    (folder / "results.json").write_text(json.dumps(results))
+
+
+@pytest.mark.parametrize(
+    "boxes, counted",
+    [
+        ([[0, 0, 50, 50], [0, 0, 5, 5], [1.5, 2, 99.5, 100]], True),
+        ([[0, 0, -3, 5], [0, 0, 0, 0], [0, 0, 1e6, 1e6]], True),
+        ([None, [0, 0, 50, 50], [0, 0, 100, 100]], False),  # the first tells whether boxes count
+        ([[], [0, 0, 50, 50], [0, 0, 100, 100]], False),
+    ],
+)
+def test_boxes_give_the_areas_where_they_do_for_pycocotools(tmp_path, boxes, counted):
+    large_scene(tmp_path, boxes)
+    found = scored(tmp_path, "coco")
+    stats = official(tmp_path / "truth.json", tmp_path / "results.json").stats.tolist()
+    assert [-1 if value is None else value for value in found["coco"].values()] == stats
+    assert any("the areas of their boxes" in note for note in found.get("notes", [])) == counted
+    assert not any("boxes" in note for note in scored(tmp_path).get("notes", []))
+    large_scene(tmp_path, [None] * 3)
+    masks = scored(tmp_path, "coco")
+    assert (masks["coco"] != found["coco"]) == counted
+    assert not any("boxes" in note for note in masks.get("notes", []))
+
+
+def test_a_detection_without_a_box_among_boxes_has_the_area_of_its_mask(tmp_path):
+    large_scene(tmp_path, [[0, 0, 50, 50], None, [0, 0, 3, 5]])  # there pycocotools fails
+    truth = read_truth(tmp_path / "truth.json")
+    found = read_results(tmp_path / "results.json", truth)
+    assert [one.area for one in found] == [2500, 400, 15]
+    assert (len(found), found.num_boxes) == (3, 2)
 
 
 @st.composite
@@ -264,18 +326,41 @@ def test_files_are_scored_as_a_plain_loop_scores_masks(tmp_path_factory, scene, 
 
 
 @settings(max_examples=25, deadline=None)
-@given(scenes())
-def test_the_coco_protocol_is_pycocotools_itself(tmp_path_factory, scene):
+@given(scenes(), st.booleans(), st.randoms(use_true_random=False))
+def test_the_coco_protocol_is_pycocotools_itself(tmp_path_factory, scene, boxes, random):
     truth, results = scene
     folder = tmp_path_factory.mktemp("scene")
     for one in truth["annotations"]:
         one["id"] += 1  # it cannot find an object 0
+    for one in results if boxes else []:
+        one["bbox"] = [0, 0, random.choice([1, 30, 100]), random.choice([30, 100])]
     (folder / "truth.json").write_text(json.dumps(truth))
     (folder / "results.json").write_text(json.dumps(results))
     found = scored(folder, "coco")["coco"]
     if results:  # without any it cannot read the file
         expected = official(folder / "truth.json", folder / "results.json").stats
         assert [-1 if v is None else v for v in found.values()] == expected.tolist()
+
+
+def test_how_many_masks_are_taken_at_once_changes_nothing(tmp_path, monkeypatch):
+    generator = np.random.default_rng(0)
+    sizes = [(9, 11), (14, 6), (5, 5)] * 4
+    images = [{"id": n, "height": h, "width": w} for n, (h, w) in enumerate(sizes)]
+    masks = [[generator.random(size) < 0.7 for _ in range(6)] for size in sizes]
+    draws = [(n, int(generator.choice([0, 4, 7])), m) for n, of in enumerate(masks) for m in of]
+    annotations = [annotation(k, *one) for k, one in enumerate(draws[::2])]
+    categories = [{"id": number, "name": name} for number, name in NAMES.items()]
+    truth = {"images": images, "annotations": annotations, "categories": categories}
+    (tmp_path / "truth.json").write_text(json.dumps(truth))
+    results = [result(n, c, round(float(generator.random()), 1), m) for n, c, m in draws[1::2]]
+    results[5]["segmentation"] = counted(draws[11][2])
+    (tmp_path / "results.json").write_text(json.dumps(results))
+    expected = {protocol: scored(tmp_path, protocol) for protocol in ("sds", "mnc11")}
+    assert 0.1 < expected["sds"]["mean_ap"]["0.4"] < 0.9
+    for few in (1, 3, 7):
+        monkeypatch.setattr(run_lengths, "BATCH", few)
+        monkeypatch.setattr(instances, "PART", few)
+        assert {protocol: scored(tmp_path, protocol) for protocol in expected} == expected
 
 
 # --- forms of files -------------------------------------------------------------------------------
@@ -306,12 +391,22 @@ def test_run_lengths_pass_as_they_are_only_if_they_are_those_of_the_image(counts
     if whole:  # make most of them fit
         counts = [*map(abs, counts), max(0, 48 - sum(map(abs, counts)))]
     text = written(counts)[: cut or None]
-    passed = _sound([("", RunLengths((6, 8), text), (6, 8))])[0]
+    good = rle(A)["counts"]  # beside it: what stands before and after is not touched
+    runs, sound = read_texts([good, text, good], [(6, 8)] * 3)
+    passed = bool(sound[1])
     try:
         read = decode_counts([text.encode()])[0].tolist()
     except ValueError:
         read = [-1]
     assert passed == (read[0] >= 0 and min(read[1:], default=1) > 0 and sum(read) == 48)
+    assert sound[[0, 2]].all() and runs.areas[[0, 2]].tolist() == [8, 8]
+    before, after = runs.bounds[: runs.ends[0]], runs.bounds[runs.ends[1] :]
+    assert before.tolist() == after.tolist() == [0, 2, 6, 8, 12, 14, 18, 20]
+    if passed:
+        own = runs.bounds[runs.ends[0] : runs.ends[1]].tolist()
+        bounds = np.cumsum(read)
+        assert own == bounds[: len(bounds) // 2 * 2].tolist()
+        assert runs.areas[1] == sum(read[1::2]) == sum(own[1::2]) - sum(own[::2])
 
 
 def written(counts):
@@ -374,6 +469,8 @@ WRONG_RESULTS = [
     ([{"score": float("nan")}], "result 1: the score NaN is no number"),
     ([{"score": float("-inf")}], "result 1: the score -Infinity is no number"),
     ([{"score": "high"}], "no COCO results .*score"),
+    ([{"bbox": [0, 0, 4]}], r"result 1: the box \[0.0, 0.0, 4.0\] is not four numbers"),
+    ([{"bbox": [0, 0, 4, float("nan")]}], "no COCO results .*malformed"),
     ([{"segmentation": None}], "result 1: no mask; only masks can be scored, boxes cannot"),
     ([{"segmentation": []}], "result 1: it has no polygon"),
     ([{"segmentation": [[0, 0, 99, 0, 99, 9]]}], "result 1: a polygon from .* is not inside"),
@@ -407,11 +504,13 @@ def test_what_is_no_results_file_is_refused(files, text):
         scored(files)
 
 
-def test_a_score_beyond_all_numbers_is_refused(files):
-    text = json.dumps(the_results()).replace('"score": 0.9', '"score": 1e999')
-    (files / "results.json").write_text(text)
-    with pytest.raises(BadFile, match="results.json: "):
-        scored(files)
+@pytest.mark.parametrize("beyond", ["1e999", "-1e999", "1" + 400 * "0"])
+def test_numbers_beyond_all_are_refused(files, beyond):
+    for new in (f'"score": {beyond}', f'"bbox": [0, 0, 1, {beyond}], "score": 0.9'):
+        text = json.dumps(the_results()).replace('"score": 0.9', new)
+        (files / "results.json").write_text(text)
+        with pytest.raises(BadFile, match="results.json: no COCO results .*out of range"):
+            scored(files)
 
 
 def test_boxes_alone_are_refused(files):

@@ -7,39 +7,25 @@
     results  [{"image_id", "category_id", "segmentation", "score"}, ...]
 
 A segmentation is polygons or run-lengths, an image id a number or a text. An annotation without
-`area` has its mask's, without `iscrowd` it is no crowd. Boxes are not read. H x W pixels.
+`area` has its mask's, without `iscrowd` it is no crowd. A result may have a `bbox`. H x W pixels.
 """
 
-import math
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 import msgspec
-import numba
 import numpy as np
-from pycocotools import mask as coco
 
-from pipeline.datasets.coco_json import (
-    COPY_ANEW,
-    LONGEST_COUNT,
-    ZERO,
-    RunLengths,
-    Side,
-    checked_mask,
-    decode,
-    read_json,
-)
+from pipeline.datasets.coco_json import COPY_ANEW, Side, decode, read_json
 from pipeline.datasets.lists import read_ids
+from pipeline.datasets.run_lengths import Drawn, Runs, read_masks
 from pipeline.datasets.tree import Problems
 from pipeline.errors import BadFile, some
 
 NO_NUMBER = re.compile(rb'"score"\s*:\s*"?(-?(?:NaN|Infinity))')  # as Python's json writes them
-BATCH = 4096  # masks that are checked at once
-
-Drawn = list[list[float]] | RunLengths
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +36,7 @@ class TruthObject:
     area: float  # pixels, as the annotation says
     crowd: bool
     rle: dict[str, Any]  # pycocotools' run-lengths, checked
+    number: int | str | None = None  # published id
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,14 +59,38 @@ class InstanceTruth:
     left_out: frozenset[int | str] = frozenset()  # images of the file that were not chosen
 
 
-@dataclass(frozen=True, slots=True)
-class Detection:
+class Detection(NamedTuple):
     """A predicted object."""
 
     image: int | str  # published id
     category: int  # published id
     score: float  # finite
     rle: dict[str, Any]  # pycocotools' run-lengths, checked
+    area: float  # as pycocotools takes it: that of the box if there are boxes, else of the mask
+
+
+@dataclass(frozen=True)
+class Results:
+    """N detections, in the order of their file, as columns; or one after the other."""
+
+    images: list[int | str]  # published ids
+    categories: list[int]  # published ids
+    scores: np.ndarray  # (N,) float64, finite
+    texts: list[str]  # compressed run-lengths, checked
+    sizes: list[tuple[int, int]]  # of their images, H, W
+    runs: Runs
+    areas: np.ndarray  # (N,) float64, see Detection
+    num_boxes: int  # how many detections have their area from a box
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __iter__(self) -> Iterator[Detection]:
+        columns = (self.images, self.categories, self.scores.tolist(), self.texts, self.sizes)
+        for image, category, score, text, size, area in zip(
+            *columns, self.areas.tolist(), strict=True
+        ):
+            yield Detection(image, category, score, _rle(text, size), area)
 
 
 class ImageEntry(msgspec.Struct, gc=False):
@@ -94,7 +105,7 @@ class CategoryEntry(msgspec.Struct, gc=False):
     name: str
 
 
-class AnnotationEntry(msgspec.Struct):
+class AnnotationEntry(msgspec.Struct, gc=False):
     image_id: int | str
     category_id: int
     segmentation: Drawn | None = None
@@ -109,11 +120,12 @@ class TruthFile(msgspec.Struct):
     categories: list[CategoryEntry]
 
 
-class ResultEntry(msgspec.Struct):
+class ResultEntry(msgspec.Struct, gc=False):
     image_id: int | str
     category_id: int
     score: float
     segmentation: Drawn | None = None
+    bbox: list[float] | None = None
 
 
 TRUTH = msgspec.json.Decoder(TruthFile)
@@ -199,12 +211,19 @@ def _add_objects(
         _need_category(entry.category_id, categories, where, path, path)
     _need_distinct("annotation", [entry.id for entry in entries if entry.id is not None], path)
     kept = [number for number, entry in enumerate(entries) if entry.image_id in chosen]
-    drawn = [(wheres[n], entries[n].segmentation, every[entries[n].image_id].size) for n in kept]
-    for number, rle in zip(kept, _masks(drawn, path), strict=True):
+    drawn = [entries[number].segmentation for number in kept]
+    sizes = [every[entries[number].image_id].size for number in kept]
+    texts, runs = read_masks(drawn, sizes, [wheres[number] for number in kept], path)
+    for number, text, size, pixels in zip(kept, texts, sizes, runs.areas.tolist(), strict=True):
         entry = entries[number]
-        area = float(coco.area(rle)) if entry.area is None else entry.area
-        new = TruthObject(entry.category_id, area, entry.iscrowd == 1, rle)
+        area = float(pixels) if entry.area is None else entry.area
+        crowd = entry.iscrowd == 1
+        new = TruthObject(entry.category_id, area, crowd, _rle(text, size), entry.id)
         chosen[entry.image_id].objects.append(new)
+
+
+def _rle(text: str, size: tuple[int, int]) -> dict[str, Any]:
+    return {"size": list(size), "counts": text.encode("ascii")}
 
 
 def _need_category(
@@ -217,18 +236,19 @@ def _need_category(
 
 
 # --- the results ----------------------------------------------------------------------------------
-def read_results(path: Path, truth: InstanceTruth) -> list[Detection]:
-    """Read COCO results JSON, in the order of the file.
+def read_results(path: Path, truth: InstanceTruth) -> Results:
+    """Read COCO results JSON, of the chosen images of a truth.
 
-    Results of images that the truth holds but that were not chosen are left out.
+    As pycocotools does it, the areas are those of the boxes if the first result has one.
 
     Raises:
         BadFile: no JSON of that form, a result of an unknown image or category, without a finite
-            score, without a mask (boxes alone cannot be scored) or with one of another image.
+            score, without a mask (boxes alone cannot be scored) or with one of another image, or
+            with a box that is not four finite numbers.
     """
-    kept = []
-    drawn = []
-    for number, entry in enumerate(_entries(path)):
+    entries = _entries(path)
+    kept, wheres, sizes = [], [], []
+    for number, entry in enumerate(entries):
         where = f"result {number}: "
         if entry.image_id in truth.left_out:
             continue
@@ -237,19 +257,30 @@ def read_results(path: Path, truth: InstanceTruth) -> list[Detection]:
             problem = f"{where}image {entry.image_id!r} is not in {truth.path}"
             raise BadFile(path, problem, "use the ids of the images there, of the same type")
         _need_category(entry.category_id, truth.categories, where, path, truth.path)
-        if not math.isfinite(entry.score):
-            raise BadFile(path, f"{where}the score {entry.score} is no number", "correct it")
+        if entry.bbox and len(entry.bbox) != 4:
+            problem = f"{where}the box {entry.bbox} is not four numbers"
+            raise BadFile(path, problem, "write x, y, width, height, or leave bbox out")
         kept.append(entry)
-        drawn.append((where, entry.segmentation, image.size))
-    masks = _masks(drawn, path)
-    return [
-        Detection(entry.image_id, entry.category_id, entry.score, rle)
-        for entry, rle in zip(kept, masks, strict=True)
-    ]
+        wheres.append(where)
+        sizes.append(image.size)
+    texts, runs = read_masks([entry.segmentation for entry in kept], sizes, wheres, path)
+    boxes = [entry.bbox if entries[0].bbox else None for entry in kept]
+    pairs = zip(boxes, runs.areas.tolist(), strict=True)
+    areas = [box[2] * box[3] if box else pixels for box, pixels in pairs]
+    return Results(
+        [entry.image_id for entry in kept],
+        [entry.category_id for entry in kept],
+        np.array([entry.score for entry in kept], np.float64),
+        texts,
+        sizes,
+        runs,
+        np.array(areas, np.float64),
+        sum(map(bool, boxes)),
+    )
 
 
 def _entries(path: Path) -> list[ResultEntry]:
-    """The entries of a results file, not checked against the truth."""
+    """The entries of a results file, not checked against the truth. All numbers are finite."""
     data = read_json(path)
     try:
         return RESULTS.decode(data)
@@ -263,85 +294,3 @@ def _entries(path: Path) -> list[ResultEntry]:
             f"no COCO results ({error})",
             "they are a list of {image_id, category_id, segmentation, score}",
         ) from error
-
-
-# --- masks ----------------------------------------------------------------------------------------
-def _masks(
-    drawn: Sequence[tuple[str, Drawn | None, tuple[int, int]]], path: Path
-) -> Iterator[dict[str, Any]]:
-    """The run-lengths of each (where, segmentation, size), checked. Raises BadFile, with where."""
-    for start in range(0, len(drawn), BATCH):
-        batch = drawn[start : start + BATCH]
-        sound = _sound(batch)
-        for (where, segmentation, size), as_is in zip(batch, sound, strict=True):
-            if as_is and isinstance(segmentation, RunLengths):
-                assert isinstance(segmentation.counts, str)
-                yield {"size": list(size), "counts": segmentation.counts.encode("ascii")}
-                continue
-            if segmentation is None:
-                problem, remedy = f"{where}no mask", "only masks can be scored, boxes cannot"
-                raise BadFile(path, problem, remedy)
-            try:
-                rle = checked_mask(segmentation, size)
-            except ValueError as error:
-                raise BadFile(path, f"{where}{error}", "correct the mask") from error
-            yield rle
-
-
-def _sound(batch: Sequence[tuple[str, Drawn | None, tuple[int, int]]]) -> list[bool]:
-    """Which segmentations are compressed run-lengths that pycocotools takes as they are.
-
-    That is nearly all there are, so they are checked together; the others one by one.
-    """
-    sound = [False] * len(batch)
-    texts, places, pixels = [], [], []
-    for place, (_, segmentation, size) in enumerate(batch):
-        if isinstance(segmentation, RunLengths) and segmentation.size == size:
-            if isinstance(segmentation.counts, str) and segmentation.counts.isascii():
-                texts.append(segmentation.counts.encode("ascii"))
-                places.append(place)
-                pixels.append(size[0] * size[1])
-    ends = np.cumsum([len(text) for text in texts], dtype=np.int64)
-    codes = np.frombuffer(b"".join(texts), np.uint8)
-    if texts:
-        found = _are_sound(codes, ends, np.array(pixels, np.int64))
-        for place, is_sound in zip(places, found.tolist(), strict=True):
-            sound[place] = is_sound
-    return sound
-
-
-@numba.njit(nogil=True, cache=True)
-def _are_sound(codes, ends, pixels):
-    """(N,) bool: which texts, each up to its end in `codes`, are run-lengths of so many pixels.
-
-    `decode_counts` says how they are written. A run of 0 pixels is fine only as the first one:
-    pycocotools miscounts others.
-    """
-    sound = np.zeros(ends.size, np.bool_)
-    start = 0
-    for n in range(ends.size):
-        number, left = 0, pixels[n]
-        before, last = 0, 0  # the two counts before this one
-        count, shift = 0, 0
-        for place in range(start, ends[n]):
-            code = np.int64(codes[place]) - ZERO
-            if not 0 <= code < 64 or shift == 5 * LONGEST_COUNT:
-                left = -1
-                break
-            count |= (code & 31) << shift
-            shift += 5
-            if code < 32:
-                if code & 16:
-                    count -= 1 << shift
-                if number > 2:
-                    count += before
-                if count < 0 or (count == 0 and number > 0):
-                    left = -1
-                    break
-                before, last = last, count
-                left -= count
-                number += 1
-                count, shift = 0, 0
-        sound[n] = left == 0 and number > 0 and shift == 0
-        start = ends[n]
-    return sound

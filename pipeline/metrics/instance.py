@@ -24,17 +24,21 @@ VOLUME = tuple(tenth / 10 for tenth in range(1, 10))  # the thresholds of mAP^r_
 RECALLS = np.arange(0.0, 1.1, 0.1)
 
 
-class ImageOverlaps(NamedTuple):
-    """What one image has of one category: (D, G), either of which may be 0."""
-
-    scores: np.ndarray  # (D,) finite
-    places: np.ndarray  # (D,) whole numbers: of equal scores the lower place is first
-    overlaps: np.ndarray  # (D, G) float64, IoU of each detection with each object
+# N masks: the bounds of their runs (R,) uint32, where in these each mask ends (N,), areas (N,).
+Runs = tuple[np.ndarray, np.ndarray, np.ndarray]
 
 
-def average_precision(
-    images: Sequence[ImageOverlaps], thresholds: Sequence[float], protocol: Protocol
-) -> np.ndarray:
+class Pool(NamedTuple):
+    """The detections of one category in all images, and its objects, image by image."""
+
+    scores: np.ndarray  # (D,) finite; of equal scores the earlier is first
+    first: np.ndarray  # (D,) number of the first object in the image of each detection
+    near: np.ndarray  # (D,) how many objects are there
+    overlaps: np.ndarray  # (sum of near,) float64: IoU of each detection with these
+    num_objects: int  # G
+
+
+def average_precision(pool: Pool, thresholds: Sequence[float], protocol: Protocol) -> np.ndarray:
     """The average precision of one category at each threshold.
 
     Detections of all images are gone through by falling score; each is right if it can be given to
@@ -42,9 +46,6 @@ def average_precision(
 
     Implements: Wu2016 Sec. 3.2.
     Reading: the protocol is not stated there; `sds` is that of the benchmark it names.
-
-    Args:
-        images: those that have a detection or an object of the category; others change nothing.
 
     Returns:
         (T,) float64 in [0, 1]; without any object NaN (sds) or 0 (mnc11).
@@ -54,45 +55,30 @@ def average_precision(
     """
     if protocol not in ("sds", "mnc11"):
         raise ValueError(f"protocol {protocol!r} is neither sds nor mnc11")
-    _check(images)
-    num_objects = sum(image.overlaps.shape[1] for image in images)
-    if num_objects == 0:
+    _check(pool)
+    if pool.num_objects == 0:
         return np.full(len(thresholds), np.nan if protocol == "sds" else 0.0)
-    right = true_positives(images, thresholds, protocol)
+    right = true_positives(pool, thresholds, protocol)
     hits = np.cumsum(right, axis=1)  # (T, D)
     precision = hits / np.arange(1, right.shape[1] + 1)
     envelope = np.maximum.accumulate(precision[:, ::-1], axis=1)[:, ::-1]
     if protocol == "sds":
-        return (envelope * right).sum(axis=1) / num_objects  # each hit adds 1 / G of recall
+        return (envelope * right).sum(axis=1) / pool.num_objects  # each hit adds 1 / G of recall
     return np.array(
-        [_eleven_points(*row) for row in zip(hits / num_objects, envelope, strict=True)]
+        [_eleven_points(*row) for row in zip(hits / pool.num_objects, envelope, strict=True)]
     )
 
 
-def true_positives(
-    images: Sequence[ImageOverlaps], thresholds: Sequence[float], protocol: Protocol
-) -> np.ndarray:
-    """Which detections are right at each threshold: (T, D) bool, by falling score.
-
-    Args:
-        images: of one category, D detections together.
-    """
-    if not images:
-        return np.zeros((len(thresholds), 0), np.bool_)
-    found = np.array([image.overlaps.shape for image in images], np.int64)  # (images, 2): D, G
-    scores = np.concatenate([image.scores for image in images])
-    places = np.concatenate([image.places for image in images])
-    overlaps = np.concatenate([image.overlaps.ravel() for image in images]).astype(np.float64)
-    near = np.repeat(found[:, 1], found[:, 0])  # objects in the image of each detection
-    first_overlap = np.cumsum(near) - near
-    first_object = np.repeat(np.cumsum(found[:, 1]) - found[:, 1], found[:, 0])
-    order = np.lexsort((places, -scores))
+def true_positives(pool: Pool, thresholds: Sequence[float], protocol: Protocol) -> np.ndarray:
+    """Which detections are right at each threshold: (T, D) bool, by falling score."""
+    first_overlap = np.cumsum(pool.near) - pool.near
+    order = np.argsort(-pool.scores, kind="stable")
     return _match(
         first_overlap[order],
-        first_object[order],
-        near[order],
-        overlaps,
-        int(found[:, 1].sum()),
+        pool.first[order],
+        pool.near[order],
+        pool.overlaps,
+        pool.num_objects,
         np.array(thresholds, np.float64),
         protocol == "sds",
     )
@@ -136,12 +122,63 @@ def _eleven_points(recall: np.ndarray, envelope: np.ndarray) -> float:
     return float(np.append(envelope, 0.0)[reached].sum() / RECALLS.size)
 
 
-def _check(images: Sequence[ImageOverlaps]) -> None:
-    for scores, places, overlaps in images:
-        if overlaps.ndim != 2 or not len(scores) == len(places) == len(overlaps):
-            raise ValueError(
-                f"{len(scores)} scores, {len(places)} places and overlaps {overlaps.shape}: "
-                "want (D,), (D,) and (D, G)"
-            )
-        if not np.isfinite(scores).all():
-            raise ValueError("a score is no finite number")
+def _check(pool: Pool) -> None:
+    scores, first, near, overlaps, num_objects = pool
+    if not scores.shape == first.shape == near.shape == (len(scores),):
+        raise ValueError(f"{scores.shape} scores, {first.shape} first objects, {near.shape} counts")
+    if overlaps.shape != (near.sum(),):
+        raise ValueError(f"overlaps {overlaps.shape} of {near.sum()} pairs")
+    if near.min(initial=0) < 0 or first.min(initial=0) < 0:
+        raise ValueError("a number below 0")
+    if (first + near).max(initial=0) > num_objects:
+        raise ValueError(f"an object beyond the {num_objects}")
+    if not np.isfinite(scores).all():
+        raise ValueError("a score is no finite number")
+
+
+# --- overlaps -------------------------------------------------------------------------------------
+def overlaps_of_runs(
+    detections: Runs, objects: Runs, chosen: np.ndarray, first: np.ndarray, near: np.ndarray
+) -> np.ndarray:
+    """IoU of masks as runs: of each chosen detection with objects of its image that follow.
+
+    The same to the last bit as pycocotools' (whole numbers, divided once); 0 where both are empty.
+
+    Args:
+        chosen: (D,) int64, numbers of detections.
+        first: (D,) int64, number of the first object for each.
+        near: (D,) int64, how many objects each is compared to.
+
+    Returns:
+        (sum of near,) float64.
+    """
+    return _overlaps(*detections, *objects, chosen, first, near)
+
+
+@numba.njit(nogil=True, cache=True)
+def _overlaps(bounds, ends, areas, of_bounds, of_ends, of_areas, chosen, first, near):
+    overlaps = np.zeros(near.sum())
+    pair = 0
+    for place in range(chosen.size):
+        d = chosen[place]
+        start = ends[d - 1] if d > 0 else 0
+        for g in range(first[place], first[place] + near[place]):
+            of_start = of_ends[g - 1] if g > 0 else 0
+            both = _shared(bounds[start : ends[d]], of_bounds[of_start : of_ends[g]])
+            if both > 0:
+                overlaps[pair] = both / (areas[d] + of_areas[g] - both)
+            pair += 1
+    return overlaps
+
+
+@numba.njit(nogil=True, cache=True)
+def _shared(a, b):
+    """How many pixels two masks have in common, from the bounds of their runs."""
+    both, i, j = 0, 0, 0
+    while i < a.size and j < b.size:
+        until, of_until = np.int64(a[i + 1]), np.int64(b[j + 1])
+        both += max(0, min(until, of_until) - max(np.int64(a[i]), np.int64(b[j])))
+        a_ends = until <= of_until
+        i += 2 * a_ends
+        j += 2 * (not a_ends)
+    return both

@@ -5,28 +5,37 @@ Truth and predictions are read whole, as run-lengths; an image is never drawn.
 
 import contextlib
 import io
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from pycocotools import mask as coco
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
-from tqdm import tqdm
 
-from pipeline.datasets.coco_results import Detection, InstanceTruth, read_results, read_truth
+from pipeline.datasets.coco_results import (
+    InstanceTruth,
+    Results,
+    TruthObject,
+    read_results,
+    read_truth,
+)
+from pipeline.datasets.processes import processors
+from pipeline.datasets.run_lengths import Runs, runs_of
 from pipeline.errors import BadInput, some
 from pipeline.metrics.instance import (
     VOLUME,
-    ImageOverlaps,
+    Pool,
     Protocol,
     average_precision,
     mean_over_categories,
+    overlaps_of_runs,
 )
 from pipeline.scoring.outcome import Outcome, Row
 
+PART = 4096  # detections that are compared at once
 COCO_THRESHOLDS = np.linspace(0.5, 0.95, 10)
 COCO_NUMBERS = (  # in the order of pycocotools' summary
     "AP", "AP50", "AP75", "AP_small", "AP_medium", "AP_large",
@@ -84,53 +93,70 @@ def _levels(thresholds: Sequence[float]) -> list[float]:
 
 # --- protocols ------------------------------------------------------------------------------------
 def _of_protocol(
-    truth: InstanceTruth, found: Sequence[Detection], levels: list[float], protocol: Protocol
+    truth: InstanceTruth, found: Results, levels: list[float], protocol: Protocol
 ) -> dict[int, np.ndarray]:
     """(T,) of each category, by published id."""
-    pools = overlaps_of_categories(truth, found)
+    pools = pools_of_categories(truth, found)
     return {category: average_precision(pools[category], levels, protocol) for category in pools}
 
 
-def overlaps_of_categories(
-    truth: InstanceTruth, found: Sequence[Detection]
-) -> dict[int, list[ImageOverlaps]]:
+def pools_of_categories(truth: InstanceTruth, found: Results) -> dict[int, Pool]:
     """What `average_precision` takes, of each category by published id. Crowds are no objects."""
-    places: defaultdict[int | str, defaultdict[int, list[int]]]
-    places = defaultdict(lambda: defaultdict(list))  # image, category: numbers of its detections
-    for place, detection in enumerate(found):
-        places[detection.image][detection.category].append(place)
-    pools: dict[int, list[ImageOverlaps]] = {category: [] for category in truth.categories}
-    for image in tqdm(truth.images.values(), desc="overlaps", unit="image", disable=None):
-        objects = defaultdict(list)
-        for one in image.objects:
-            if not one.crowd:
-                objects[one.category].append(one.rle)
-        mine = places[image.number]
-        for category in mine.keys() | objects.keys():
-            numbers = mine.get(category, [])
-            masks = [found[number].rle for number in numbers]
-            scores = np.array([found[number].score for number in numbers], np.float64)
-            overlaps = _overlaps(masks, objects.get(category, []))
-            pools[category].append(ImageOverlaps(scores, np.array(numbers, np.int64), overlaps))
+    categories = {published: number for number, published in enumerate(truth.categories)}
+    images = {published: number for number, published in enumerate(truth.images)}
+    objects = [
+        (categories[one.category] * len(images) + images[image.number], one.rle)
+        for image in truth.images.values()
+        for one in image.objects
+        if not one.crowd
+    ]
+    objects.sort(key=itemgetter(0))  # by category, then image: the objects of a cell follow
+    cells = np.array([cell for cell, _ in objects], np.int64)  # (G,)
+    of_category = np.array([categories[published] for published in found.categories], np.int64)
+    of_image = np.array([images[published] for published in found.images], np.int64)
+    chosen = np.argsort(of_category, kind="stable")
+    wanted = (of_category * len(images) + of_image)[chosen]
+    first = np.searchsorted(cells, wanted)
+    near = np.searchsorted(cells, wanted, "right") - first
+    overlaps = _overlaps(found.runs, runs_of([rle for _, rle in objects]), chosen, first, near)
+    pairs = np.concatenate([[0], np.cumsum(near)])
+    limits = np.arange(len(categories) + 1)
+    parts = np.searchsorted(of_category[chosen], limits)
+    starts = np.searchsorted(cells, limits * len(images))
+    pools = {}
+    for published, number in categories.items():
+        part = slice(parts[number], parts[number + 1])
+        pools[published] = Pool(
+            found.scores[chosen[part]],
+            first[part] - starts[number],
+            near[part],
+            overlaps[pairs[part.start] : pairs[part.stop]],
+            int(starts[number + 1] - starts[number]),
+        )
     return pools
 
 
-def _overlaps(masks: list[dict[str, Any]], objects: list[dict[str, Any]]) -> np.ndarray:
-    """IoU (D, G) float64; 0 where neither mask has a pixel."""
-    if not masks or not objects:
-        return np.zeros((len(masks), len(objects)))
-    return np.asarray(coco.iou(masks, objects, [False] * len(objects)))
+def _overlaps(
+    detections: Runs, objects: Runs, chosen: np.ndarray, first: np.ndarray, near: np.ndarray
+) -> np.ndarray:
+    """`overlaps_of_runs`, a thread a processor."""
+
+    def of_part(start: int) -> np.ndarray:
+        part = slice(start, start + PART)
+        return overlaps_of_runs(detections, objects, chosen[part], first[part], near[part])
+
+    with ThreadPoolExecutor(processors()) as pool:
+        return np.concatenate([np.zeros(0), *pool.map(of_part, range(0, chosen.size, PART))])
 
 
 def _of_coco(
-    truth: InstanceTruth, found: Sequence[Detection], levels: list[float]
+    truth: InstanceTruth, found: Results, levels: list[float]
 ) -> tuple[dict[int, np.ndarray], dict[str, float]]:
     """(T,) of each category, by published id, and COCO's twelve numbers, by pycocotools."""
     with contextlib.redirect_stdout(io.StringIO()):
         scoring = COCOeval(*_in_coco_form(truth, found), "segm")
-        scoring.params.iouThrs = np.concatenate(
-            [COCO_THRESHOLDS, levels]
-        )  # one does not see others
+        # No threshold changes the numbers of another.
+        scoring.params.iouThrs = np.concatenate([COCO_THRESHOLDS, levels])
         scoring.evaluate()
         scoring.accumulate()
         precision, recall = scoring.eval["precision"], scoring.eval["recall"]
@@ -148,11 +174,10 @@ def _of_coco(
     )
 
 
-def _in_coco_form(truth: InstanceTruth, found: Sequence[Detection]) -> tuple[COCO, COCO]:
+def _in_coco_form(truth: InstanceTruth, found: Results) -> tuple[COCO, COCO]:
     """Truth and detections as pycocotools holds them, the images numbered in their ids' order.
 
-    Objects are numbered from 1: pycocotools takes an object 0 for none. A detection has its mask's
-    area, also where the file gives it a box.
+    Objects are numbered from 1: pycocotools takes an object 0 for none.
     """
     ids = sorted(truth.images, key=lambda number: (isinstance(number, str), number))
     numbers = {image_id: number for number, image_id in enumerate(ids, start=1)}
@@ -167,9 +192,8 @@ def _in_coco_form(truth: InstanceTruth, found: Sequence[Detection]) -> tuple[COC
         for image in truth.images.values()
         for one in image.objects
     ]
-    detections = [  # areas one by one: pycocotools 2.0.11 fails for 256 or more at once
-        _annotation(numbers[one.image], one.category, one.rle, float(coco.area(one.rle)))
-        | {"score": one.score}
+    detections = [
+        _annotation(numbers[one.image], one.category, one.rle, one.area) | {"score": one.score}
         for one in found
     ]
     both = []
@@ -212,7 +236,7 @@ def _rows(
     return rows
 
 
-def _counts(truth: InstanceTruth, found: Sequence[Detection]) -> list[Row]:
+def _counts(truth: InstanceTruth, found: Results) -> list[Row]:
     objects = sum(not one.crowd for image in truth.images.values() for one in image.objects)
     return [
         Row("num_images", len(truth.images)),
@@ -221,19 +245,37 @@ def _counts(truth: InstanceTruth, found: Sequence[Detection]) -> list[Row]:
     ]
 
 
-def _notes(truth: InstanceTruth, found: Sequence[Detection], protocol: str) -> list[str]:
+def _notes(truth: InstanceTruth, found: Results, protocol: str) -> list[str]:
     """What a reader of the numbers must know."""
     every = [one for image in truth.images.values() for one in image.objects]
     present = {one.category for one in every if not one.crowd}
     absent = [name for number, name in truth.categories.items() if number not in present]
     crowds = sum(one.crowd for one in every)
-    without = len(truth.images) - len({one.image for one in found})
+    without = len(truth.images) - len(set(found.images))
     notes = []
     if absent:
         treated = "count as 0" if protocol == "mnc11" else "are left out of the means"
         notes.append(f"{len(absent)} categories have no object and {treated}: {some(absent)}")
     if crowds and protocol != "coco":
         notes.append(f"{crowds} crowd regions of the truth are no objects")
+    if protocol == "coco":
+        notes += _notes_of_coco(every, found)
     if without:
         notes.append(f"{without} of {len(truth.images)} images have no detection")
+    return notes
+
+
+def _notes_of_coco(objects: Sequence[TruthObject], found: Results) -> list[str]:
+    """What moves the numbers of pycocotools, or here differs from them."""
+    notes = []
+    if found.num_boxes:
+        notes.append(
+            "small, medium and large detections are told by the areas of their boxes, as "
+            "pycocotools does where results have them; leave bbox out for those of the masks"
+        )
+    if any(one.number == 0 for one in objects):
+        notes.append(
+            "an object of the truth has the id 0, which pycocotools takes for none and never "
+            "finds; here it can be found"
+        )
     return notes
