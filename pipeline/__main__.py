@@ -26,6 +26,15 @@ STAGES: dict[str, tuple[dict[str, str | None], str]] = {
     "report": ({}, "write reports/ from all that was measured"),
 }
 
+FULL = "the disk is full. What was finished is kept; make room and run again"
+SAID = {  # faults of the machine rather than of an input
+    errno.ENOSPC: FULL,
+    errno.EDQUOT: FULL,
+    errno.EACCES: "permission denied; name a place that can be read or written",
+    errno.EROFS: "cannot be written to; name another place",
+    errno.ENAMETOOLONG: "the name is too long; give a shorter one",
+}
+
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one command. Returns its exit code, as listed in `pipeline.errors`."""
@@ -39,14 +48,13 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"needs a file: {error}", file=sys.stderr)
         return 3
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        if error.errno not in SAID:
             raise
-        print(
-            f"error: {error.filename or 'a file'}: the disk is full. What was finished is kept; "
-            "make room and run again",
-            file=sys.stderr,
-        )
+        print(f"error: {error.filename or 'a file'}: {SAID[error.errno]}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("interrupted; run it again, what was finished is kept", file=sys.stderr)
+        return 130
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -108,29 +116,36 @@ def _run_stage(given: argparse.Namespace) -> None:
 
 def _inspect(given: argparse.Namespace) -> int:
     from pipeline.datasets.inspection import inspect
+    from pipeline.places import need_places, write_text
 
-    if given.json and (given.json.is_dir() or not given.json.absolute().parent.is_dir()):
-        raise BadInput(f"{given.json}: no place for a file; name one in a folder that is there")
+    need_places([given.json])
     found = inspect(given.dataset, given.root, Path())
-    text = found.as_text().encode("utf-8", "surrogateescape").decode("utf-8", "replace")
-    print(text)
     if given.json:
-        partial = given.json.with_name(f".{given.json.name}.partial")
-        partial.write_text(found.as_json(), encoding="ascii")
-        os.replace(partial, given.json)
+        write_text(given.json, found.as_json())
+    _tell(found.as_text())
     return 1 if found.problems else 0
+
+
+def _tell(text: str) -> None:
+    """Print, in whatever encoding; that the reader goes away, as `head` does, is no fault."""
+    encoding = sys.stdout.encoding or "utf-8"
+    text = text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+    try:
+        print(text.encode(encoding, "replace").decode(encoding), flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _score(given: argparse.Namespace) -> None:
     from pipeline.scoring.command_line import score
 
-    score(given)
+    _tell(score(given))
 
 
 def _export(given: argparse.Namespace) -> None:
     from pipeline.exports.command_line import export
 
-    print(export(given))
+    _tell(export(given))
 
 
 def _activate(given: argparse.Namespace) -> None:

@@ -36,6 +36,8 @@ def need_file(path: Path) -> None:
         raise BadFile(path, "not there", "the copy is incomplete, or the name is wrong") from None
     except OSError as error:
         raise BadFile(path, f"not readable ({error})", "copy it anew") from error
+    if stat.S_ISDIR(mode):
+        raise BadFile(path, "a folder, not a regular file", "name a file")
     if not stat.S_ISREG(mode):
         raise BadFile(path, "not a regular file", "put the file there")
 

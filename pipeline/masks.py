@@ -44,6 +44,8 @@ def decode_index_png(source: bytes | Path) -> np.ndarray:
     if isinstance(source, Path):
         need_file(source)
     try:
+        if isinstance(source, Path):
+            verify_png(source)
         file = io.BytesIO(source) if isinstance(source, bytes) else source
         with Image.open(file, formats=["PNG"]) as image:
             if not image.tile:
@@ -53,6 +55,17 @@ def decode_index_png(source: bytes | Path) -> np.ndarray:
             return np.array(image, dtype=np.uint8)
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise BadFile(name, f"not a readable PNG ({error})", "replace the file") from error
+
+
+def verify_png(path: Path) -> None:
+    """OSError, SyntaxError or ValueError for a PNG whose check sums do not fit its contents.
+
+    Pillow decodes pixels without asking them.
+    """
+    with Image.open(path, formats=["PNG"]) as image:
+        if not image.tile:
+            raise ValueError("no pixels in it")
+        image.verify()
 
 
 def _no_indices(image: ImageFile.ImageFile) -> tuple[str, str]:

@@ -13,7 +13,7 @@ BETWEEN = {"training", "inference", "fitting", "checkpoints", "box_labels"}
 TOP = {"stages", "scoring", "__main__"}
 TOOLS = {  # behind the command line: folders of work, and files about runs
     "work", "code_digest", "catalogue", "costs", "yaml_edit", "study", "study_report", "pruning",
-    "paper_map", "machine",
+    "paper_map", "machine", "places",
 }  # fmt: skip
 MAY_IMPORT = (
     {part: VOCABULARY for part in VOCABULARY}

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from scratch import PARAMS
 from torch import nn
@@ -15,6 +16,7 @@ from torch import nn
 from pipeline import catalogue
 from pipeline.__main__ import main
 from pipeline.errors import PlaceByHand
+from pipeline.masks import encode_index_png
 from pipeline.tables import write_table
 from pipeline.training import save_checkpoint
 from pipeline.work import open_work
@@ -140,3 +142,47 @@ def test_a_second_process_for_the_same_work_ends_with_2_and_names_the_first(fold
         assert main(["weights", "none"]) == 2
     assert f"process {os.getpid()} is at work on weights none" in capsys.readouterr().err
     assert main(["weights", "none"]) == 0
+
+
+def test_a_reader_that_goes_away_is_no_fault_and_the_files_are_written(tmp_path):
+    maps = tmp_path / "maps"
+    maps.mkdir()
+    (maps / "a.png").write_bytes(encode_index_png(np.zeros((2, 3), np.uint8)))
+    command = [sys.executable, "-m", "pipeline", "score", "semantic", "--categories", "voc"]
+    command += ["--truth", str(maps), "--predicted", str(maps), "--json", str(tmp_path / "j")]
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run(command, cwd=ROOT, stdout=writer, stderr=subprocess.PIPE, text=True)
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert (tmp_path / "j").is_file()
+
+
+def test_a_folder_without_permission_and_a_name_too_long_are_told_without_a_traceback(
+    tmp_path, capsys, monkeypatch
+):
+    (tmp_path / "a.png").write_bytes(encode_index_png(np.zeros((2, 3), np.uint8)))
+    maps = ["--truth", str(tmp_path), "--predicted", str(tmp_path)]
+    names = ",".join(["background"] * 60)
+    assert main(["score", "semantic", "--categories", names, *maps]) == 2
+    assert "no file, and none of the known lists" in capsys.readouterr().err
+    long = str(tmp_path / ("x" * 300))
+    assert main(["score", "semantic", "--categories", "voc", *maps, "--json", long]) == 2
+    assert capsys.readouterr().err.startswith(f"error: {tmp_path}")
+
+    def refuse(given):
+        raise PermissionError(errno.EACCES, "Permission denied", "/locked/file")
+
+    monkeypatch.setattr("pipeline.scoring.command_line.score", refuse)
+    assert main(["score", "semantic", "--categories", "voc", *maps]) == 2
+    assert "/locked/file: permission denied" in capsys.readouterr().err
+
+
+def test_an_interruption_ends_with_130_and_one_line(capsys, monkeypatch):
+    def interrupt(given):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("pipeline.scoring.command_line.score", interrupt)
+    assert main(["score", "semantic", "--categories", "voc", "--truth", "a", "--predicted", "b"])
+    error = capsys.readouterr().err
+    assert error.startswith("interrupted") and error.count("\n") == 1

@@ -1,8 +1,10 @@
 """Exports: what is written can be read again, by our readers and by the tools it is made for."""
 
 import contextlib
+import errno
 import io
 import json
+import os
 import tarfile
 import zipfile
 from pathlib import Path
@@ -40,6 +42,7 @@ from pipeline.errors import BadFile, BadInput
 from pipeline.exports.cityscapes import export_cityscapes
 from pipeline.exports.coco import category_ids, export_coco
 from pipeline.exports.indices import export_indices
+from pipeline.exports.labels import export_labels
 from pipeline.exports.places import new_file, new_folder
 from pipeline.exports.sbd import export_sbd
 from pipeline.exports.truth import export_truth
@@ -214,7 +217,7 @@ def test_values_that_are_no_category_of_voc_are_refused(predicted, tmp_path, val
 def test_a_folder_without_label_maps_is_refused(tmp_path):
     (tmp_path / "empty").mkdir()
     for export in (to_voc, lambda p, o: export_cityscapes(p, o, ids=None)):
-        with pytest.raises(BadFile, match="empty: no PNG in it"):
+        with pytest.raises(BadFile, match="empty: no label maps in it"):
             export(tmp_path / "empty", tmp_path / "out")
         with pytest.raises(BadFile, match="nowhere"):
             export(tmp_path / "nowhere", tmp_path / "out")
@@ -341,6 +344,47 @@ def test_masks_without_plain_colours_are_refused(tmp_path, shape, said):
     Image.fromarray(np.zeros(shape, np.uint8)).save(tmp_path / "in" / "a.png")
     with pytest.raises(BadFile, match=said):
         export_indices(tmp_path / "in", tmp_path / "out", colours="voc")
+
+
+def test_coloured_masks_are_found_through_links_and_an_unreadable_folder_is_refused(tmp_path):
+    pixels = colour_map()[np.array([[0, 5]])].astype(np.uint8)
+    for folder in ("coloured/here", "elsewhere"):
+        (tmp_path / folder).mkdir(parents=True)
+        Image.fromarray(pixels).save(tmp_path / folder / f"{folder[-4:]}.png")
+    (tmp_path / "coloured" / "there").symlink_to(tmp_path / "elsewhere")
+    told = export_indices(tmp_path / "coloured", tmp_path / "out", colours="voc")
+    assert told.startswith("2 index PNGs")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "scandir", refuse_listing)
+        with pytest.raises(BadFile, match="not a readable folder"):
+            export_indices(tmp_path / "coloured", tmp_path / "none", colours="voc")
+
+
+def refuse_listing(folder):
+    raise PermissionError(errno.EACCES, "Permission denied", str(folder))
+
+
+@pytest.mark.parametrize("mode", ["RGB", "P"])
+def test_a_damaged_mask_is_not_exported(tmp_path, mode):
+    """Stored without packing, so that all but the check sums still fits."""
+    (tmp_path / "maps").mkdir()
+    path = tmp_path / "maps" / "a.png"
+    Image.new(mode, (4, 4)).save(path, compress_level=0)
+    data = bytearray(path.read_bytes())
+    data[data.index(b"IDAT") + 4 + 7 + 3] ^= 1  # after the head of the stream and a filter
+    path.write_bytes(data)
+    with pytest.raises(BadFile, match="a.png: not a readable PNG"):
+        if mode == "RGB":
+            export_indices(tmp_path / "maps", tmp_path / "out", colours="voc")
+        else:
+            to_voc(tmp_path / "maps", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_table_that_is_not_there_is_not_called_label_maps(tmp_path):
+    with pytest.raises(BadInput) as refused:
+        export_sbd(tmp_path / "no.parquet", tmp_path / "out", truth=tmp_path / "no.json")
+    assert "not there" in str(refused.value)
 
 
 def test_two_coloured_masks_of_an_image_are_refused(tmp_path):
@@ -478,10 +522,18 @@ def test_truth_of_cityscapes_lists_the_labels_that_have_objects(tmp_path):
     assert names == {n: CITYSCAPES[n] for n in range(11, 19)}
 
 
-def test_truth_needs_masks_of_all_objects(tmp_path):
+def test_objects_without_mask_are_left_out_and_told(tmp_path):
     root = a_dataset(tmp_path / "boxes", SAMPLE, object_1={"mask_rle": None})
-    with pytest.raises(BadInput, match="1 of 3 objects have only a box, no mask, in the images b"):
-        export_truth(root, "mine", "val", tmp_path / "truth.json")
+    told = export_truth(root, "mine", "val", tmp_path / "truth.json")
+    assert (
+        told.startswith("2 objects, 1 of them crowds, of 3 images")
+        and "1 more have only a box" in told
+    )
+    truth = read_truth(tmp_path / "truth.json")
+    assert sum(len(image.objects) for image in truth.images.values()) == 2
+
+
+def test_truth_needs_known_objects(tmp_path):
     root = a_dataset(tmp_path / "unknown", SAMPLE, image_c={"has_boxes": False})
     with pytest.raises(BadInput, match="1 of 3 images are not annotated: c"):
         export_truth(root, "mine", "val", tmp_path / "truth.json")
@@ -490,6 +542,21 @@ def test_truth_needs_masks_of_all_objects(tmp_path):
     with pytest.raises(BadInput, match="not there"):
         export_truth(root, "yours", "val", tmp_path / "truth.json")
     assert not (tmp_path / "truth.json").exists()
+
+
+def test_label_maps_of_a_prepared_dataset_become_a_folder_to_score_against(tmp_path):
+    root = a_dataset(tmp_path / "project", SAMPLE)
+    maps = {name: np.full(size, 3, np.uint8) for name, size in IMAGES.items()}
+    rows = [{"image_id": name, "png": encode_index_png(m)} for name, m in maps.items()]
+    folder = root / "data" / "prepared" / "mine"
+    write_table(folder / "semantic" / "part-000.parquet", "semantic", rows)
+    assert "3 label maps" in export_labels(root, "mine", "val", tmp_path / "maps")
+    for name, label_map in maps.items():
+        assert np.array_equal(read_label_map(tmp_path / "maps" / f"{name}.png"), label_map)
+    root = a_dataset(tmp_path / "unmasked", SAMPLE, image_c={"has_masks": False})
+    with pytest.raises(BadInput, match="1 of 3 images have no label map: c"):
+        export_labels(root, "mine", "val", tmp_path / "none")
+    assert not (tmp_path / "none").exists()
 
 
 # --- SBD ------------------------------------------------------------------------------------------

@@ -2,18 +2,19 @@
 
 import json
 import math
+import os
 
 import numpy as np
 import pytest
 
 from pipeline.errors import BadInput
+from pipeline.places import need_places, write_text
 from pipeline.scoring.outcome import (
     Outcome,
     Row,
     as_text,
     document,
-    need_place,
-    write_json,
+    json_text,
     write_metrics,
 )
 from pipeline.tables import read_table
@@ -70,13 +71,13 @@ def test_text_has_every_number_once():
         [],
         ["iou"],
         ["ring", "0.5000"],
-        ["star", "–"],
+        ["star", "-"],
     ]
 
 
 def test_the_json_file_is_strict_and_leaves_nothing_beside_it(tmp_path):
     outcome = Outcome([Row("mean_iou", np.float64(0.5)), Row("num_images", 2), Row("auc", NAN)])
-    write_json(tmp_path / "out.json", outcome)
+    write_text(tmp_path / "out.json", json_text(outcome))
     assert [p.name for p in tmp_path.iterdir()] == ["out.json"]
 
     def refuse(constant):
@@ -97,9 +98,22 @@ def test_the_table_holds_the_same_numbers(tmp_path):
         assert found["at"] == row.at if row.at is not None else math.isnan(found["at"])
 
 
-@pytest.mark.parametrize("name", [".", "none/out.json"])
+@pytest.mark.parametrize("name", [".", "none/out.json", "pipe"])
 def test_a_place_that_cannot_hold_a_file_is_refused_before_the_work(tmp_path, name):
-    with pytest.raises(BadInput, match="no place for a file"):
-        need_place(tmp_path / name)
-    need_place(tmp_path / "out.json")
-    need_place(None)
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(BadInput, match="name a file|no place for a file"):
+        need_places([tmp_path / name])
+    need_places([tmp_path / "out.json", None, tmp_path / "out.parquet"])
+
+
+def test_one_place_for_two_files_is_refused(tmp_path):
+    (tmp_path / "link").symlink_to(tmp_path / "out.json")
+    with pytest.raises(BadInput, match="asked for twice"):
+        need_places([tmp_path / "out.json", tmp_path / "link"])
+
+
+def test_a_link_stays_and_what_it_leads_to_is_replaced(tmp_path):
+    (tmp_path / "old.json").write_text("old")
+    (tmp_path / "link").symlink_to(tmp_path / "old.json")
+    write_text(tmp_path / "link", "new")
+    assert (tmp_path / "link").is_symlink() and (tmp_path / "old.json").read_text() == "new"

@@ -160,3 +160,19 @@ def test_maps_of_two_sizes_are_refused(folder):
 def test_train_ids_are_refused_for_others_than_cityscapes(folder):
     with pytest.raises(BadInput, match="--train-ids belongs to --categories cityscapes"):
         scored(folder, train_ids=True)
+
+
+@pytest.mark.parametrize(
+    ("values", "train_ids", "said"),
+    [
+        ([0, 0, 0, 10], False, "export cityscapes"),  # train ids, read as published ids
+        ([23, 24, 26, 7], True, "leave --train-ids away"),  # published ids, read as train ids
+        ([7, 7, 7, 23], False, ""),
+    ],
+)
+def test_predictions_of_the_other_kind_of_ids_are_noted(tmp_path, values, train_ids, said):
+    write_maps(tmp_path / "truth", {"ulm_0_0_gtFine_labelIds": [[7, 7, 7, 23]]})
+    write_maps(tmp_path / "predicted", {"ulm_0_0": [values]})
+    found = scored(tmp_path, categories="cityscapes", train_ids=train_ids)
+    doubts = [note for note in found.get("notes", []) if "train" in note]
+    assert len(doubts) == bool(said) and all(said in note for note in doubts)

@@ -346,17 +346,17 @@ def test_train_ids_give_the_same_numbers_as_published_ids(tmp_path):
 @pytest.mark.parametrize("train_ids", [False, True])
 def test_a_value_of_the_truth_without_a_meaning_is_refused(tmp_path, train_ids):
     largest = 18 if train_ids else 33
-    path = tmp_path / "truth.png"
+    path = tmp_path / f"a_1_2_gtFine_label{'TrainIds' if train_ids else 'Ids'}.png"
     write(path, np.array([[largest, 255, largest + 1]], np.uint8))
-    with pytest.raises(BadFile, match=f"truth.png: value {largest + 1}, .*0..{largest} and 255"):
-        read_truth(path, train_ids)
+    with pytest.raises(BadFile, match=f"Ids.png: value {largest + 1}, .*0..{largest} and 255"):
+        read_truth(path)
 
 
 def test_maps_for_bands_hold_train_ids(tmp_path):
     path = tmp_path / "labels.png"
     write(path, np.array([[ROAD, PARKING, 33, 255, 0]], np.uint8))
     expected = [[0, 255, 18, 255, 255]]
-    assert categories_of_labels(read_truth(path, False)).tolist() == expected
+    assert categories_of_labels(read_truth(path)).tolist() == expected
     write(path, np.array([[ROAD, PARKING, 33, 255, 77]], np.uint8))
     assert categories_of_labels(read_predicted(path, False)).tolist() == expected
     write(path, np.array([[0, 19, 18, 255, 77]], np.uint8))
@@ -366,9 +366,18 @@ def test_maps_for_bands_hold_train_ids(tmp_path):
 def test_predictions_that_look_like_train_ids_are_noted(tmp_path):
     write_truth(tmp_path, NAMES[0], [[ROAD, SKY, CAR]])
     write_predicted(tmp_path, NAMES[0], [[0, 10, 13]])
-    assert "--train-ids" in found_in(tmp_path)["notes"][0]
+    assert "say --train-ids" in found_in(tmp_path)["notes"][-1]
     write_predicted(tmp_path, NAMES[0], [[ROAD, SKY, CAR]])
-    assert "notes" not in found_in(tmp_path)
+    assert not [note for note in found_in(tmp_path)["notes"] if "--train-ids" in note]
+    assert "leave --train-ids away" in found_in(tmp_path, train_ids=True)["notes"][-1]
+
+
+def test_predicted_train_ids_are_scored_against_the_published_truth(tmp_path):
+    write_truth(tmp_path, NAMES[0], [[ROAD, SKY, CAR, PARKING]])
+    write_predicted(tmp_path, NAMES[0], [[0, 10, 0, 13]])
+    found = found_in(tmp_path, train_ids=True)
+    assert found["pixel_accuracy"] == 2 / 3
+    assert found["iou"]["road"] == 1 / 2 and found["iou"]["sky"] == 1
 
 
 # --- which files ----------------------------------------------------------------------------------
@@ -428,11 +437,9 @@ def test_only_listed_images_are_scored(one):
 
 
 def test_the_other_kind_of_truth_is_named(one):
-    with pytest.raises(BadFile, match="labelTrainIds.png in it .*leave --train-ids away"):
-        found_in(one, train_ids=True)
     path = next((one / "truth").rglob("*labelIds.png"))
     path.rename(path.with_name(f"{NAMES[0]}_gtFine_labelTrainIds.png"))
-    with pytest.raises(BadFile, match="labelIds.png in it .*score those with --train-ids"):
+    with pytest.raises(BadFile, match="labelIds.png in it .*score with --train-ids"):
         found_in(one)
 
 

@@ -54,6 +54,30 @@ def scored(
     return document(score_semantic(folder / truth, folder / predicted, **options))
 
 
+@pytest.mark.parametrize("line", ["img.v1", "my image", "ä", "x/img.v1.png", "img.v1.jpg y.png"])
+def test_a_listed_name_is_that_image_and_no_other(tmp_path, line):
+    """`img.v1` must not be cut to `img`, which is there, too."""
+    names = ["img", "img.v1", "my", "my image", "ä"]
+    for name in names:
+        right = 0 if name in line else 1
+        write_maps(tmp_path / "truth", {name: [[0, 1]]})
+        write_maps(tmp_path / "predicted", {name: [[right, right]]})
+    (tmp_path / "names.txt").write_text("a\nb\n")
+    write_maps(tmp_path / "predicted", {"img": [[1, 0]], "my": [[1, 0]]})
+    (tmp_path / "ids.txt").write_text(line + "\n", encoding="utf-8")
+    assert scored(tmp_path, ids=tmp_path / "ids.txt")["pixel_accuracy"] == 1 / 2
+
+
+def test_a_png_with_one_flipped_bit_is_refused(folder):
+    path = folder / "predicted" / "a.png"
+    data = bytearray(path.read_bytes())
+    at = data.index(b"IDAT") + 8
+    for bit in range(8):
+        path.write_bytes(data[:at] + bytes([data[at] ^ 1 << bit]) + data[at + 1 :])
+        with pytest.raises(BadFile, match="a.png: not a readable PNG"):
+            scored(folder)
+
+
 # --- numbers --------------------------------------------------------------------------------------
 def test_scores_are_of_all_pixels_of_all_images_together(folder):
     assert scored(folder) == {
@@ -65,6 +89,12 @@ def test_scores_are_of_all_pixels_of_all_images_together(folder):
         "mean_accuracy": (5 / 6 + 3 / 4) / 2,
         "mean_iou": (5 / 7 + 3 / 4) / 2,
         "iou": {"background": 5 / 7, "ring": 3 / 4, "star": None},
+        "notes": [
+            "10.00% of the labelled pixels are predicted as no category, or not at all: all of "
+            "these are wrong",
+            "1 of 3 categories are in neither truth nor predictions and are left out of the mean: "
+            "star",
+        ],
     }
 
 
@@ -88,7 +118,7 @@ def test_only_listed_images_are_scored_and_other_predictions_left_out(folder):
     (folder / "truth" / "b.png").write_text("not looked at")
     found = scored(folder, ids=folder / "ids.txt")
     assert found["num_images"] == 1
-    assert found["notes"] == ["1 predictions are of none of these images and are left out: b"]
+    assert found["notes"][0] == "1 predictions are of none of these images and are left out: b"
     assert found["confusion"] == [[2, 0, 0, 0], [1, 2, 0, 0], [0, 0, 0, 0]]
 
 
@@ -104,7 +134,7 @@ def test_a_prediction_without_truth_that_is_allowed_is_left_out_and_told(folder)
     write_maps(folder / "predicted", {"c": [[0]]})
     found = scored(folder, allow_missing=True)
     assert found["confusion"] == CONFUSION
-    assert found["notes"] == ["1 predictions are of none of these images and are left out: c"]
+    assert found["notes"][0] == "1 predictions are of none of these images and are left out: c"
 
 
 def test_nothing_can_be_said_of_images_without_a_label(folder):
@@ -339,7 +369,7 @@ def test_a_file_that_is_no_list_of_categories_is_refused(tmp_path, text, said):
 
 
 def test_unknown_categories_are_refused_with_the_known_ones(tmp_path):
-    with pytest.raises(BadInput, match="pascal: no file, and none of the known lists: voc, coco"):
+    with pytest.raises(BadInput, match="pascal': no file, and none of the known lists: voc, coco"):
         categories_of("pascal")
     (tmp_path / "binary").write_bytes(b"\xff\xfe\x00")
     for path, said in ((tmp_path, "not a regular file"), (tmp_path / "binary", "not a readable")):

@@ -37,7 +37,7 @@ from pipeline.datasets.cityscapes_polygons import PER_LABEL, draw, read_polygons
 from pipeline.datasets.form import AnnotatedObject, Sample, image_size
 from pipeline.datasets.tree import ImageFiles, Place, Problems, Tree
 from pipeline.errors import BadFile, need_file
-from pipeline.masks import decode_index_png, encode_numbers, rle_box
+from pipeline.masks import decode_index_png, encode_numbers, rle_box, verify_png
 
 OFFICIAL = {"train": 2975, "val": 500, "test": 1525}
 ANNOTATED = ("train", "val")
@@ -277,6 +277,7 @@ def read_numbers(path: Path, shape: tuple[int, int]) -> np.ndarray:
     """
     need_file(path)
     try:
+        verify_png(path)
         with Image.open(path, formats=["PNG"]) as image:
             if image.mode not in ("I;16", "I"):
                 raise BadFile(

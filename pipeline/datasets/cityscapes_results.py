@@ -10,9 +10,8 @@ Files are found by name, in folders of cities or below any others:
 Published ids are 0..33, train ids 0..18 and 255 for what is not trained. H x W pixels.
 """
 
-import os
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
 from pathlib import Path
 
 import cv2
@@ -22,7 +21,7 @@ from pipeline.categories import CITYSCAPES, CITYSCAPES_IDS, CITYSCAPES_LABELS, I
 from pipeline.datasets import png
 from pipeline.datasets.checks import check_size
 from pipeline.datasets.cityscapes import INSTANCES, read_numbers, train_id_of_label
-from pipeline.datasets.label_maps import Pairs, join, read_label_map
+from pipeline.datasets.label_maps import Pairs, files_below, join, read_label_map
 from pipeline.errors import BadFile, some
 
 FRAME = re.compile(r"[^_]+_[0-9]+_[0-9]+")  # how the name of a file starts: the image's id
@@ -39,7 +38,7 @@ def pair_cityscapes(
         truth, predicted: folders, for example gtFine/val; files may lie in folders of cities.
         ids: a list of the images to score, <city>_<seq>_<frame>; None: all that have a truth.
         allow_missing: missing predictions, and files without a truth, are told and not refused.
-        train_ids: the truth is in ..._gtFine_labelTrainIds.png.
+        train_ids: the truth is in ..._gtFine_labelTrainIds.png where there are such files.
 
     Raises:
         BadFile: as `label_maps.join`, `find_truth` and `find_predictions`.
@@ -61,14 +60,13 @@ def find_truth(folder: Path, train_ids: bool) -> dict[str, Path]:
     Raises:
         BadFile: none there, an image has two, or a name is not as published.
     """
-    wanted, other = (TRAIN_IDS, LABEL_IDS) if train_ids else (LABEL_IDS, TRAIN_IDS)
-    found = _find_ending(folder, wanted)
+    by_label, by_train_id = _find_ending(folder, LABEL_IDS), _find_ending(folder, TRAIN_IDS)
+    found = by_train_id or by_label if train_ids else by_label
     if not found:
         remedy = "name the folder of the truth, for example gtFine/val"
-        if _find_ending(folder, other):
-            remedy = "leave --train-ids away" if train_ids else "score those with --train-ids"
-            remedy = f"there are files ...{other}: {remedy}"
-        raise BadFile(folder, f"no file ...{wanted} in it or below", remedy)
+        if by_train_id:
+            remedy = f"there are files ...{TRAIN_IDS}: score with --train-ids"
+        raise BadFile(folder, f"no file ...{LABEL_IDS} in it or below", remedy)
     return found
 
 
@@ -99,8 +97,8 @@ def find_predictions(folder: Path, image_ids: Collection[str]) -> dict[str, Path
         BadFile: two files of one image, or no folder.
     """
     found: dict[str, Path] = {}
-    for path in _files_below(folder):
-        if path.name.endswith(".png"):
+    for path in files_below(folder):
+        if path.suffix.lower() == ".png":
             start = FRAME.match(path.name)
             image_id = start[0] if start else path.name
             if image_id in found and image_id in image_ids:
@@ -115,7 +113,7 @@ def find_predictions(folder: Path, image_ids: Collection[str]) -> dict[str, Path
 
 def _find_ending(folder: Path, ending: str) -> dict[str, Path]:
     found: dict[str, Path] = {}
-    for path in _files_below(folder):
+    for path in files_below(folder):
         if path.name.endswith(ending):
             image_id = path.name.removesuffix(ending)
             if not FRAME.fullmatch(image_id):
@@ -127,33 +125,15 @@ def _find_ending(folder: Path, ending: str) -> dict[str, Path]:
     return found
 
 
-def _files_below(folder: Path) -> Iterator[Path]:
-    """All files in a folder and below, through links too, in the order of their names.
-
-    Hidden files and folders are left out, and a folder to which several links lead is seen once.
-    """
-
-    def refuse(error: OSError) -> None:
-        problem = f"not a readable folder ({error.strerror})"
-        raise BadFile(Path(error.filename), problem, "name a folder that can be read") from error
-
-    seen = set()
-    for base, folders, names in os.walk(folder, onerror=refuse, followlinks=True):
-        real = os.path.realpath(base)
-        folders[:] = sorted(f for f in folders if real not in seen and not f.startswith("."))
-        if real not in seen:
-            yield from (Path(base, name) for name in sorted(names) if not name.startswith("."))
-        seen.add(real)
-
-
 # --- one file -------------------------------------------------------------------------------------
-def read_truth(path: Path, train_ids: bool) -> np.ndarray:
+def read_truth(path: Path) -> np.ndarray:
     """The published id of each pixel, 255 where there is none. Returns (H, W) uint8.
 
     Raises:
         BadFile: as `read_label_map`, or a value that has no meaning.
     """
     values = read_label_map(path)
+    train_ids = path.name.endswith(TRAIN_IDS)
     known = len(CITYSCAPES if train_ids else CITYSCAPES_LABELS)
     if values.max() >= known:
         unknown = values[(values >= known) & (values != IGNORE)]
@@ -164,7 +144,7 @@ def read_truth(path: Path, train_ids: bool) -> np.ndarray:
                 f"value {unknown[0]}, but {kind} are 0..{known - 1} and {IGNORE}",
                 "put the original file there",
             )
-    return cv2.LUT(values, _label_of_train_id()) if train_ids else values
+    return cv2.LUT(values, label_of_train_id()) if train_ids else values
 
 
 def read_predicted(path: Path, train_ids: bool) -> np.ndarray:
@@ -174,7 +154,7 @@ def read_predicted(path: Path, train_ids: bool) -> np.ndarray:
         BadFile: as `read_label_map`.
     """
     values = read_label_map(path)
-    return cv2.LUT(values, _label_of_train_id()) if train_ids else values
+    return cv2.LUT(values, label_of_train_id()) if train_ids else values
 
 
 def categories_of_labels(labels: np.ndarray) -> np.ndarray:
@@ -195,8 +175,8 @@ def read_objects(path: Path, shape: tuple[int, int]) -> np.ndarray:
     return numbers
 
 
-def _label_of_train_id() -> np.ndarray:
-    """(256,) uint8: the published id of a train id, 255 for every other value."""
-    table = np.full(256, IGNORE, np.uint8)
+def label_of_train_id(none: int = IGNORE) -> np.ndarray:
+    """(256,) uint8: the published id of a train id, `none` for every other value."""
+    table = np.full(256, none, np.uint8)
     table[: len(CITYSCAPES_IDS)] = CITYSCAPES_IDS
     return table

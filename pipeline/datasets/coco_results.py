@@ -20,9 +20,8 @@ import msgspec
 import numpy as np
 
 from pipeline.datasets.coco_json import COPY_ANEW, Side, decode, read_json
-from pipeline.datasets.lists import read_ids
+from pipeline.datasets.label_maps import listed
 from pipeline.datasets.run_lengths import Drawn, Runs, read_masks
-from pipeline.datasets.tree import Problems
 from pipeline.errors import BadFile, some
 
 NO_NUMBER = re.compile(rb'"score"\s*:\s*"?(-?(?:NaN|Infinity))')  # as Python's json writes them
@@ -143,7 +142,11 @@ def read_truth(path: Path, ids: Path | None = None) -> InstanceTruth:
         BadFile: no JSON of that form, ids or names that are there twice, an object of an unknown
             image or category or without a mask of its image; a listed image is not in the file.
     """
-    contents = decode(TRUTH, read_json(path), path, "")
+    data = read_json(path)
+    if data.lstrip()[:1] == b"[":
+        problem = "a list, the form of results, not of the truth"
+        raise BadFile(path, problem, "name COCO instances JSON: {images, annotations, categories}")
+    contents = decode(TRUTH, data, path, "")
     categories = {entry.id: entry.name for entry in contents.categories}
     _need_distinct("category", [entry.id for entry in contents.categories], path)
     _need_distinct("category", [entry.name for entry in contents.categories], path)
@@ -180,9 +183,9 @@ def _chosen(
     images: dict[int | str, TruthImage], ids: Path, path: Path
 ) -> dict[int | str, TruthImage]:
     """The images of a list, in the order of the file."""
-    wanted = read_ids(ids, Problems(collect=False))
     by_text = {str(number): number for number in images}
     by_text |= {image.name: image.number for image in images.values()}
+    wanted = listed(ids, by_text)
     if unknown := [text for text in wanted if text not in by_text]:
         raise BadFile(
             ids,

@@ -5,18 +5,22 @@ A label map (H, W) uint8 is an index PNG named by its image: <image_id>.png. H x
 
 import json
 import os
-from collections.abc import Mapping
+import re
+import unicodedata
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 
 from pipeline.categories import CATEGORIES, IGNORE
 from pipeline.datasets import png
-from pipeline.datasets.lists import read_ids
-from pipeline.datasets.tree import Problems
+from pipeline.datasets.lists import read_lines
 from pipeline.errors import BadFile, BadInput, need_file, some
 from pipeline.masks import decode_index_png
+
+A_FOLDER = "a folder"
+IMAGE_ENDINGS = {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".mat", ".xml"}  # in lists
 
 
 @dataclass(frozen=True)
@@ -75,9 +79,9 @@ def join(
         BadFile: a folder or the list is empty, a listed image has no truth, predictions are missing
             or too many, or there is no prediction of any image.
     """
-    _need_some(truth, truth_folder)
-    _need_some(predicted, predicted_folder)
-    chosen = sorted(truth if ids is None else read_ids(ids, Problems(collect=False)))
+    need_some(truth, truth_folder)
+    need_some(predicted, predicted_folder)
+    chosen = sorted(truth if ids is None else listed(ids, truth))
     if unknown := [image_id for image_id in chosen if image_id not in truth]:
         raise BadFile(
             ids or truth_folder,
@@ -104,7 +108,7 @@ def _refuse(missing: list[str], extra: list[str], wanted: int, folder: Path) -> 
     """BadFile if predictions are missing or too many; both are told at once."""
     problems = []
     if missing:
-        others = _other_kinds(folder)
+        others = some(sorted(_other_kinds(folder) - {A_FOLDER}))
         seen = f" (only PNGs are read; there is {others} too)" if others else ""
         problems.append(f"{len(missing)} of {wanted} predictions missing: {some(missing)}{seen}")
     if extra:
@@ -145,11 +149,57 @@ def find_label_maps(folder: Path) -> dict[str, Path]:
     found: dict[str, Path] = {}
     for name in _files(folder):
         path = folder / name
-        if path.suffix.lower() == ".png" and path.is_file():
-            if path.stem in found:
-                raise BadFile(path, f"a second file of image {path.stem}", "keep one of them")
-            found[path.stem] = path
+        if path.suffix.lower() == ".png" and not os.path.isdir(path):
+            image_id = unicodedata.normalize("NFC", path.stem)  # as Linux types it: a Mac's differ
+            if image_id in found:
+                raise BadFile(path, f"a second file of image {image_id}", "keep one of them")
+            found[image_id] = path
     return found
+
+
+def files_below(folder: Path) -> Iterator[Path]:
+    """All files in a folder and below, through links too, in the order of their names.
+
+    Hidden files and folders are left out, and a folder to which several links lead is seen once.
+    """
+
+    def refuse(error: OSError) -> None:
+        problem = f"not a readable folder ({error.strerror})"
+        raise BadFile(Path(error.filename), problem, "name a folder that can be read") from error
+
+    seen = set()
+    for base, folders, names in os.walk(folder, onerror=refuse, followlinks=True):
+        real = os.path.realpath(base)
+        folders[:] = sorted(f for f in folders if real not in seen and not f.startswith("."))
+        if real not in seen:
+            yield from (Path(base, name) for name in sorted(names) if not name.startswith("."))
+        seen.add(real)
+
+
+def listed(ids: Path, known: Collection[str]) -> list[str]:
+    """The images of a list, one a line, in order.
+
+    A line is an image id or the name of one of the image's files, with or without folders.
+
+    Args:
+        known: the image ids that there are; a line that is one is taken as it is.
+
+    Raises:
+        BadFile: the list is missing or empty, or has an image twice.
+    """
+    found: dict[str, None] = {}
+    for line in filter(None, (line.strip() for line in read_lines(ids))):
+        image_id = unicodedata.normalize("NFC", line)
+        if image_id not in known:
+            name = PurePosixPath(image_id.split()[0])
+            image_id = name.stem if name.suffix.lower() in IMAGE_ENDINGS else name.name
+            image_id = re.sub("_(leftImg8bit|gtFine_labelIds|gtFine_labelTrainIds)$", "", image_id)
+        if image_id in found:
+            raise BadFile(ids, f"{image_id} again", "list each image once")
+        found[image_id] = None
+    if not found:
+        raise BadFile(ids, "no image in it", "write the image ids there, one a line")
+    return list(found)
 
 
 def read_label_map(path: Path) -> np.ndarray:
@@ -189,8 +239,8 @@ def categories_of(text: str) -> tuple[str, ...]:
     if text in CATEGORIES:
         return CATEGORIES[text]
     path = Path(text)
-    if not path.exists():
-        raise BadInput(f"{text}: no file, and none of the known lists: {', '.join(CATEGORIES)}")
+    if not text or not os.path.exists(path):  # not there too if it can be no name
+        raise BadInput(f"{text!r}: no file, and none of the known lists: {', '.join(CATEGORIES)}")
     names = _names(path)
     again = sorted({name for name in names if names.count(name) > 1})
     if again:
@@ -224,14 +274,16 @@ def _files(folder: Path) -> list[str]:
         raise BadFile(folder, f"no readable folder ({error.strerror})", "name a folder") from error
 
 
-def _other_kinds(folder: Path) -> str:
-    """What lies in a folder beside PNGs, in words; empty if nothing does."""
-    kinds = {"a folder" if (folder / n).is_dir() else Path(n).suffix or n for n in _files(folder)}
-    return some(sorted(kinds - {".png", ".PNG"}))
+def _other_kinds(folder: Path) -> set[str]:
+    """What lies in a folder beside PNGs, in words."""
+    names = _files(folder)
+    kinds = {A_FOLDER if os.path.isdir(folder / n) else Path(n).suffix or n for n in names}
+    return {kind for kind in kinds if kind.lower() != ".png"}
 
 
-def _need_some(files: Mapping[str, Path], folder: Path) -> None:
+def need_some(files: Mapping[str, Path], folder: Path) -> None:
+    """BadFile, with what is there instead, unless there are label maps."""
     if not files:
-        others = _other_kinds(folder)
+        others = some(sorted(_other_kinds(folder)))
         seen = f", only {others}" if others else ""
         raise BadFile(folder, f"no label maps in it{seen}", "name the folder in which the PNGs lie")

@@ -26,7 +26,7 @@ def read_ids(path: Path, problems: Problems) -> list[str]:
     """
     ids: dict[str, None] = {}
     with problems.noted():
-        for number, line in enumerate(_lines(path), start=1):
+        for number, line in enumerate(read_lines(path), start=1):
             if not line.strip():
                 continue
             with problems.noted():
@@ -44,7 +44,8 @@ def published(name: str) -> list[str]:
     return (PUBLISHED / f"{name}.txt").read_text(encoding="ascii").split()
 
 
-def _lines(path: Path) -> list[str]:
+def read_lines(path: Path) -> list[str]:
+    """The lines of a text file. BadFile if it cannot be read as UTF-8."""
     need_file(path)
     try:
         return path.read_text(encoding="utf-8-sig").splitlines()

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.errors import BadInput
-from pipeline.tables import read_arrow
+from pipeline.tables import SCHEMAS, read_arrow
 
 
 def to_row(
@@ -71,9 +71,14 @@ class ProposalTable:
         self._part: tuple[Path | None, pa.Table | None] = (None, None)
         parts = sorted(folder.glob("part-*.parquet"))
         if not parts:
-            raise BadInput(f"{folder}: holds no part-*.parquet; `dvc repro` makes them")
+            raise BadInput(
+                f"{folder}: holds no part-*.parquet; name the folder of a dataset's proposals, "
+                "data/proposals/<method>/<dataset>: `dvc repro` makes it"
+            )
         for part in parts:
             try:
+                if pq.read_schema(part).names != SCHEMAS["proposals"].names:
+                    raise BadInput(f"{part}: no table of proposals, but of something else")
                 column = pq.read_table(part, columns=["image_id"])["image_id"]
             except (pa.ArrowInvalid, KeyError, OSError) as error:
                 raise BadInput(

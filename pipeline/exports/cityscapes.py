@@ -14,7 +14,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from pipeline.categories import CITYSCAPES, CITYSCAPES_IDS
+from pipeline.categories import CITYSCAPES
+from pipeline.datasets.cityscapes_results import label_of_train_id
 from pipeline.datasets.label_maps import read_label_map
 from pipeline.datasets.processes import map_in_threads
 from pipeline.errors import BadFile
@@ -51,7 +52,7 @@ def export_cityscapes(predicted: Path, out: Path, *, ids: Path | None) -> str:
         for city in {image_id.split("_")[0] for image_id in maps}:
             (folder / city).mkdir()
         outside, files = 0, []
-        write = partial(_write_map, folder, label_of_train_id())
+        write = partial(_write_map, folder, label_of_train_id(UNLABELED))
         for file, count in map_in_threads(write, list(maps.values()), "exporting"):
             files.append(file)
             outside += count
@@ -60,13 +61,6 @@ def export_cityscapes(predicted: Path, out: Path, *, ids: Path | None) -> str:
     if outside:
         told += f"\nnote: {outside} pixels hold no train id 0..{len(CITYSCAPES) - 1}: unlabeled now"
     return told
-
-
-def label_of_train_id() -> np.ndarray:
-    """(256,) uint8: from a train id to the published id, UNLABELED for what is no train id."""
-    table = np.full(256, UNLABELED, np.uint8)
-    table[: len(CITYSCAPES_IDS)] = CITYSCAPES_IDS
-    return table
 
 
 def _write_map(folder: Path, label_of: np.ndarray, source: Path) -> tuple[Path, int]:

@@ -12,24 +12,28 @@ def add_export(parser: argparse.ArgumentParser) -> None:
     _add_predicted(new, "DIR", "index PNGs named by image id")
     new.add_argument("--competition", choices=["comp5", "comp6"], default="comp6")
     new.add_argument("--split", default="test", help="in the names of the folders (default test)")
-    new.add_argument("--ids", type=Path, metavar="FILE", help="these images, and no others")
+    new.add_argument("--ids", type=_path, metavar="FILE", help="these images, and no others")
 
     new = _kind(kinds, "cityscapes", "label maps as Cityscapes' evaluation server takes them")
     _add_predicted(new, "DIR", "index PNGs of train ids named <city>_<seq>_<frame>.png")
-    new.add_argument("--ids", type=Path, metavar="FILE", help="these images, and no others")
+    new.add_argument("--ids", type=_path, metavar="FILE", help="these images, and no others")
 
     new = _kind(kinds, "coco", "predicted instances as COCO results JSON")
     _add_predicted(new, "FILE", "instances.parquet")
     new.add_argument(
-        "--truth", type=Path, required=True, metavar="FILE", help="gives sizes and ids"
+        "--truth", type=_path, required=True, metavar="FILE", help="gives sizes and ids"
     )
     new.add_argument("--categories", required=True, metavar="NAME|FILE", help="of the predictions")
 
     new = _kind(kinds, "sbd", "label maps or instances as SBD's .mat files")
     _add_predicted(new, "DIR|FILE", "index PNGs, or instances.parquet")
-    new.add_argument("--truth", type=Path, metavar="FILE", help="of instances: gives sizes")
+    new.add_argument("--truth", type=_path, metavar="FILE", help="of instances: gives sizes")
 
     new = _kind(kinds, "truth", "a prepared dataset as COCO instances JSON, to score against")
+    new.add_argument("dataset", metavar="DATASET", help="a folder of data/prepared")
+    new.add_argument("--split", required=True)
+
+    new = _kind(kinds, "labels", "label maps of a prepared dataset as index PNGs")
     new.add_argument("dataset", metavar="DATASET", help="a folder of data/prepared")
     new.add_argument("--split", required=True)
 
@@ -71,6 +75,10 @@ def export(given: argparse.Namespace) -> str:
             from pipeline.exports.truth import export_truth
 
             return export_truth(Path(), given.dataset, given.split, given.out)
+        case "labels":
+            from pipeline.exports.labels import export_labels
+
+            return export_labels(Path(), given.dataset, given.split, given.out)
         case _:
             from pipeline.exports.indices import export_indices
 
@@ -79,9 +87,15 @@ def export(given: argparse.Namespace) -> str:
 
 def _kind(kinds: argparse._SubParsersAction, name: str, text: str) -> argparse.ArgumentParser:
     new = kinds.add_parser(name, help=text, description=text)
-    new.add_argument("--out", type=Path, required=True, metavar="PATH", help="what is written")
+    new.add_argument("--out", type=_path, required=True, metavar="PATH", help="what is written")
     return new
 
 
 def _add_predicted(new: argparse.ArgumentParser, metavar: str, text: str) -> None:
-    new.add_argument("--predicted", type=Path, required=True, metavar=metavar, help=text)
+    new.add_argument("--predicted", type=_path, required=True, metavar=metavar, help=text)
+
+
+def _path(text: str) -> Path:
+    if not text:
+        raise argparse.ArgumentTypeError("an empty name")
+    return Path(text)

@@ -17,11 +17,12 @@ from pipeline.categories import (
     VOC,
     colour_map,
 )
+from pipeline.datasets.label_maps import files_below
 from pipeline.datasets.processes import map_in_threads
 from pipeline.errors import BadFile, BadInput, need_file
 from pipeline.exports.cityscapes import IMAGE_ID
 from pipeline.exports.places import new_folder
-from pipeline.masks import encode_index_png
+from pipeline.masks import encode_index_png, verify_png
 
 NONE = 254  # in the table of indices: a colour of no category
 OPAQUE = 255
@@ -75,9 +76,8 @@ def _find(top: Path) -> dict[str, Path]:
     if not top.is_dir():
         raise BadFile(top, "not a folder", "name the folder in which the coloured PNGs lie")
     found: dict[str, Path] = {}
-    for path in sorted(top.rglob("*")):
-        hidden = any(part.startswith(".") for part in path.relative_to(top).parts)
-        if path.suffix.lower() == ".png" and not hidden:
+    for path in files_below(top):
+        if path.suffix.lower() == ".png":
             image = IMAGE_ID.match(path.stem)
             name = image[0] if image else path.stem
             if name in found:
@@ -107,6 +107,7 @@ def _read_colours(path: Path) -> np.ndarray:
     """The colours of a PNG: (H, W, 3) uint8. Raises BadFile."""
     need_file(path)
     try:
+        verify_png(path)
         with Image.open(path, formats=["PNG"]) as image:
             if image.mode not in ("RGB", "RGBA", "P"):
                 raise BadFile(

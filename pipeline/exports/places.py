@@ -6,9 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from pipeline.datasets.label_maps import find_label_maps
-from pipeline.datasets.lists import read_ids
-from pipeline.datasets.tree import Problems
+from pipeline.datasets.label_maps import find_label_maps, listed, need_some
 from pipeline.errors import BadFile, BadInput, some
 
 
@@ -81,11 +79,10 @@ def chosen_label_maps(folder: Path, ids: Path | None) -> dict[str, Path]:
         BadFile: none is there, or not one of each listed image.
     """
     found = find_label_maps(folder)
-    if not found:
-        raise BadFile(folder, "no PNG in it", "name the folder in which the label maps lie")
+    need_some(found, folder)
     if ids is None:
         return dict(sorted(found.items()))
-    chosen = sorted(read_ids(ids, Problems(collect=False)))
+    chosen = sorted(listed(ids, found))
     if missing := [image_id for image_id in chosen if image_id not in found]:
         problem = f"{len(missing)} of {len(chosen)} label maps missing: {some(missing)}"
         raise BadFile(folder, problem, f"make them, or take them out of {ids}")

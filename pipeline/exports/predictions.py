@@ -51,9 +51,10 @@ def _read(path: Path) -> Iterator[pd.DataFrame]:
     need_file(path)
     try:
         file = pq.ParquetFile(path)
-        if file.schema_arrow.names != SCHEMAS["predicted_instances"].names:
-            problem = f"its columns are {some(file.schema_arrow.names)}"
-            raise BadFile(path, problem, "give a table of predicted instances")
+        wanted = SCHEMAS["predicted_instances"].names
+        if file.schema_arrow.names != wanted:
+            problem = f"its columns are {', '.join(file.schema_arrow.names)}"
+            raise BadFile(path, problem, f"predicted instances have {', '.join(wanted)}")
         for batch in file.iter_batches(batch_size=ROWS):
             table = pa.Table.from_batches([batch]).cast(SCHEMAS["predicted_instances"])
             yield table.to_pandas()

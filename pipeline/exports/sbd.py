@@ -44,7 +44,7 @@ def export_sbd(predicted: Path, out: Path, *, truth: Path | None) -> str:
         BadInput: `out` is not new, predictions are missing, not readable, of unknown images or of
             other categories than VOC's. Nothing is written then.
     """
-    if not predicted.is_file():
+    if predicted.is_dir():
         if truth is not None:
             raise BadInput(f"{predicted}: label maps have sizes of their own; leave out --truth")
         return _export_label_maps(predicted, out)

@@ -3,7 +3,8 @@
 Images and annotations are numbered from 1 in the order of the split. Categories have our numbers;
 those that have no objects (background, Cityscapes' stuff) are not listed. Where the categories are
 COCO's, they and the images have COCO's published ids. A box is x, y, width, height; an area is in
-pixels of the mask. VOC's difficult objects are like all others: mAP^r does not tell them apart.
+pixels of the mask. Objects that have only a box are left out. VOC's difficult objects are like all
+others: mAP^r does not tell them apart.
 """
 
 import json
@@ -53,9 +54,13 @@ def export_truth(root: Path, dataset: str, split: str, out: Path) -> str:
         file.write(f'{{"info": {json.dumps(info)}')
         _write_lists(file, data, chosen)
         file.write("}\n")
-    crowds = int(objects["crowd"].sum())
+    masked = objects[objects["mask_rle"].notna()]
+    crowds = int(masked["crowd"].sum())
     of_crowds = f", {crowds} of them crowds," if crowds else ""
-    return f"{len(objects)} objects{of_crowds} of {len(ids)} images in {out}"
+    told = f"{len(masked)} objects{of_crowds} of {len(ids)} images in {out}"
+    if boxes := len(objects) - len(masked):
+        told += f"\nnote: {boxes} more have only a box, no mask, and are left out"
+    return told
 
 
 def category_numbers(categories: tuple[str, ...]) -> dict[int, int]:
@@ -77,19 +82,15 @@ def image_numbers(ids: list[str], categories: tuple[str, ...]) -> dict[str, int]
 
 
 def _need_masks(what: str, images: pd.DataFrame, objects: pd.DataFrame) -> None:
-    """BadInput unless the objects of every image are known, each with its mask."""
+    """BadInput unless the objects of every image are known, and any has a mask."""
     unknown = images.loc[~images["has_boxes"], "image_id"].tolist()
     if unknown:
         raise BadInput(
             f"{what}: the objects of {len(unknown)} of {len(images)} images are not annotated: "
             f"{some(unknown)}; choose a split whose images all have object masks"
         )
-    boxes = objects.loc[objects["mask_rle"].isna(), "image_id"]
-    if len(boxes):
-        raise BadInput(
-            f"{what}: {len(boxes)} of {len(objects)} objects have only a box, no mask, in the "
-            f"images {some(list(boxes.unique()))}; choose a split whose objects all have masks"
-        )
+    if len(objects) and objects["mask_rle"].isna().all():
+        raise BadInput(f"{what}: its objects have only boxes; choose a split with object masks")
 
 
 def _write_lists(file: IO[str], data: Prepared, chosen: pd.DataFrame) -> None:
@@ -123,6 +124,8 @@ def _annotations(
     for image_id, image in images.items():
         size = list(data.size(image_id))
         for row in data.objects(image_id).itertuples(index=False):
+            if row.mask_rle is None:
+                continue
             number += 1
             rle = {"size": size, "counts": row.mask_rle}
             yield {

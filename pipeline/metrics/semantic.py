@@ -10,6 +10,7 @@ import numba
 import numpy as np
 
 from pipeline.categories import IGNORE
+from pipeline.errors import some
 
 
 @dataclass(frozen=True)
@@ -51,8 +52,8 @@ def confusion_matrix(predicted: np.ndarray, truth: np.ndarray, num_categories: i
     if counts[num_categories:IGNORE].any():
         unknown = np.flatnonzero(counts[num_categories:IGNORE].any(axis=1)) + num_categories
         raise ValueError(
-            f"the truth holds {unknown.tolist()}, outside the {num_categories} categories and "
-            f"{IGNORE}"
+            f"the truth holds [{some(unknown.tolist())}], outside the {num_categories} categories "
+            f"and {IGNORE}"
         )
     return counts[:num_categories].copy()  # without the row of 255, nor a hold on it
 

@@ -56,7 +56,10 @@ def score_boundary(
     for width, (band, interior) in zip(widths, counts, strict=True):
         rows.append(Row("boundary_mean_iou", scores(band).mean_iou, at=width))
         rows.append(Row("interior_mean_iou", scores(interior).mean_iou, at=width))
-    return Outcome(rows, {"categories": list(names)}, _notes(joined, counts), by_at="widths")
+    notes = _notes(joined, counts)
+    if categories == "cityscapes":
+        notes += _doubts(counts[0].sum(axis=0), train_ids)
+    return Outcome(rows, {"categories": list(names)}, notes, by_at="widths")
 
 
 def _files(
@@ -74,13 +77,26 @@ def _files(
         )
         return (
             joined,
-            lambda path: categories_of_labels(read_truth(path, train_ids)),
+            lambda path: categories_of_labels(read_truth(path)),
             lambda path: categories_of_labels(read_predicted(path, train_ids)),
         )
     if train_ids:
         raise BadInput("--train-ids belongs to --categories cityscapes: leave it away")
     joined = pair_label_maps(truth, predicted, ids=ids, allow_missing=allow_missing)
     return joined, read_label_map, read_label_map
+
+
+def _doubts(confusion: np.ndarray, train_ids: bool) -> list[str]:
+    """A note if most predictions (C, C + 1) are of no category: often the other kind of ids."""
+    if confusion[:, -1].sum() <= confusion.sum() / 2:
+        return []
+    remedy = "leave --train-ids away if they are published ids"
+    if not train_ids:
+        remedy = (
+            "if they are train ids, say --train-ids (or make published ids of them with "
+            "`python -m pipeline export cityscapes`)"
+        )
+    return [f"most predicted values are of no category: {remedy}"]
 
 
 def _notes(joined: Pairs, counts: np.ndarray) -> list[str]:

@@ -29,7 +29,7 @@ from pipeline.metrics.cityscapes import (
 )
 from pipeline.metrics.semantic import confusion_matrix, scores
 from pipeline.scoring.outcome import Outcome, Row
-from pipeline.scoring.semantic import semantic_rows
+from pipeline.scoring.semantic import notes_of, semantic_rows
 
 NUM_LABELS = len(CITYSCAPES_LABELS)
 
@@ -49,7 +49,7 @@ def score_cityscapes(
         truth, predicted: folders of label maps; see `cityscapes_results`.
         ids: a list of the images to score; None: all that have a truth.
         allow_missing: count missing predictions as wrong in every pixel, leave out extra ones.
-        train_ids: files hold train ids, and those of the truth are named so.
+        train_ids: predictions hold train ids; so does the truth where its files are named so.
         instances: the folder with instanceIds of the truth.
 
     Raises:
@@ -75,14 +75,15 @@ def score_cityscapes(
         rows += _rows("iiou", object_iou(sums, confusion))
         rows += _rows("group_iiou", group_object_iou(sums, by_label))
     facts = {"categories": list(CITYSCAPES), "confusion": confusion.tolist()}
-    return Outcome(rows, facts, joined.notes() + _doubts(by_label, train_ids))
+    notes = joined.notes() + notes_of(confusion, CITYSCAPES) + doubts(by_label, train_ids)
+    return Outcome(rows, facts, notes)
 
 
 def _count(
     pair: Pair, *, train_ids: bool, objects: Mapping[str, Path]
 ) -> tuple[np.ndarray, np.ndarray]:
     """The counts by published id (L, L + 1) of an image, and of its objects (N, 4)."""
-    truth = read_truth(pair.truth, train_ids)
+    truth = read_truth(pair.truth)
     if pair.predicted is None:
         predicted = np.full_like(truth, IGNORE)  # of no category, so wrong everywhere
     else:
@@ -105,10 +106,20 @@ def _rows(metric: str, values: Mapping[str, float]) -> list[Row]:
     return rows + [Row(metric, value, name) for name, value in values.items()]
 
 
-def _doubts(by_label: np.ndarray, train_ids: bool) -> list[str]:
-    """A note if the predictions look like train ids where published ids are wanted."""
+def doubts(by_label: np.ndarray, train_ids: bool) -> list[str]:
+    """A note if the predictions look like train ids where published ids are wanted, or reversed.
+
+    Args:
+        by_label: (L, L + 1) counts by published id.
+    """
     highest = len(CITYSCAPES) - 1
     unscored = by_label[:, : CITYSCAPES_IDS[0]].any()
     if not train_ids and unscored and not by_label[:, highest + 1 : -1].any():
-        return [f"predicted are 0..{highest} only: if those are train ids, say --train-ids"]
+        return [
+            f"predicted are 0..{highest} only: if those are train ids, say --train-ids (or make "
+            "published ids of them with `python -m pipeline export cityscapes`)"
+        ]
+    wrong, all_pixels = by_label[list(CITYSCAPES_IDS), -1].sum(), by_label.sum()
+    if train_ids and wrong > all_pixels / 2:
+        return ["most predicted values are no train ids: leave --train-ids away for published ids"]
     return []

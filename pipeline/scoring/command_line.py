@@ -1,6 +1,7 @@
 """`python -m pipeline score KIND`: anybody's predictions against the truth, no DVC needed."""
 
 import argparse
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -9,6 +10,8 @@ from pipeline.errors import BadInput
 
 if TYPE_CHECKING:
     from pipeline.scoring.outcome import Outcome
+
+MOST = 100_000  # the largest width of a band, and number of proposals
 
 
 def add_score(parser: argparse.ArgumentParser) -> None:
@@ -49,23 +52,26 @@ def add_score(parser: argparse.ArgumentParser) -> None:
     _add_allow_missing(new)
 
 
-def score(given: argparse.Namespace) -> None:
-    """Score, print, and write what was asked for.
+def score(given: argparse.Namespace) -> str:
+    """Score, and write what was asked for. Returns the numbers as text.
 
     Raises:
         BadInput: as the kinds of scoring say; nothing is written then.
     """
-    from pipeline.scoring.outcome import as_text, need_place, write_json, write_metrics
+    from pipeline.places import need_places, write_text
+    from pipeline.scoring.outcome import as_text, json_text, write_metrics
 
-    for place in (given.json, given.table):
-        need_place(place)
+    need_places([given.json, given.table])
     outcome = _outcome(given)
-    print(as_text(outcome))
+    as_json = json_text(outcome)
     if given.table:
         split = given.ids.stem if given.ids else "all"
-        write_metrics(given.table, outcome, given.predicted.stem, given.truth.stem, split)
+        predicted, truth = given.predicted.resolve(), given.truth.resolve()
+        table = Path(os.path.realpath(given.table))
+        write_metrics(table, outcome, predicted.name, truth.name, split)
     if given.json:
-        write_json(given.json, outcome)
+        write_text(given.json, as_json)
+    return as_text(outcome)
 
 
 def _outcome(given: argparse.Namespace) -> "Outcome":
@@ -133,7 +139,9 @@ def _add_label_maps(new: argparse.ArgumentParser) -> None:
     new.add_argument("--categories", required=True, metavar="NAME|FILE", help=f"{known}, or a file")
     new.add_argument("--truth", type=_path, required=True, metavar="DIR", help="index PNGs")
     new.add_argument("--predicted", type=_path, required=True, metavar="DIR", help="index PNGs")
-    new.add_argument("--train-ids", action="store_true", help="Cityscapes: maps hold train ids")
+    new.add_argument(
+        "--train-ids", action="store_true", help="Cityscapes: predictions hold train ids"
+    )
     _add_allow_missing(new)
 
 
@@ -155,10 +163,12 @@ def _path(text: str) -> Path:
 
 
 def _counts(option: str, text: str) -> list[int]:
-    """Whole numbers from 1 on, separated by commas. BadInput for anything else."""
+    """Whole numbers from 1 to MOST, separated by commas. BadInput for anything else."""
     numbers = _split(option, text)
-    if not all(number >= 1 and number.is_integer() for number in numbers) or not numbers:
-        raise BadInput(f"{option}: {text!r} is no list of whole numbers such as 1,10,100")
+    if not all(1 <= n <= MOST and n.is_integer() for n in numbers) or not numbers:
+        raise BadInput(
+            f"{option}: {text!r} is no list of whole numbers from 1 to {MOST} such as 1,10,100"
+        )
     return [int(number) for number in numbers]
 
 

@@ -2,13 +2,11 @@
 
 import json
 import math
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from pipeline.errors import BadInput
 from pipeline.tables import write_table
 
 
@@ -76,27 +74,15 @@ def as_text(outcome: Outcome) -> str:
     return "\n".join([*lines, *(f"note: {note}" for note in outcome.notes)])
 
 
-def write_json(path: Path, outcome: Outcome) -> None:
-    """The outcome as JSON; the file appears whole or not at all."""
-    text = json.dumps(document(outcome), indent=1, allow_nan=False) + "\n"
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, path)
+def json_text(outcome: Outcome) -> str:
+    """The outcome as strict JSON. ValueError if two rows have one name."""
+    return json.dumps(document(outcome), indent=1, allow_nan=False) + "\n"
 
 
 def write_metrics(path: Path, outcome: Outcome, evaluation: str, dataset: str, split: str) -> None:
     """The rows as a table of kind "metrics"; the file appears whole or not at all."""
     same = {"evaluation": evaluation, "dataset": dataset, "split": split}
     write_table(path, "metrics", [same | row._asdict() for row in outcome.rows])
-
-
-def need_place(path: Path | None) -> None:
-    """BadInput unless a file can be written there: asked before the work, not after it."""
-    if path is None:
-        return
-    parent = path.absolute().parent
-    if path.is_dir() or not parent.is_dir() or not os.access(parent, os.W_OK):
-        raise BadInput(f"{path}: no place for a file; name one in a folder that can be written to")
 
 
 def _number(value: float) -> float | int | None:
@@ -111,5 +97,5 @@ def _label(row: Row) -> str:
 
 def _shown(value: float) -> str:
     if math.isnan(value):
-        return "–"
+        return "-"
     return str(value) if isinstance(value, int) else f"{value:.4f}"

@@ -15,7 +15,7 @@ from pipeline.datasets.label_maps import (
     read_label_map,
 )
 from pipeline.datasets.processes import map_in_threads
-from pipeline.errors import BadFile, BadInput
+from pipeline.errors import BadFile, BadInput, some
 from pipeline.metrics.semantic import SemanticScores, confusion_matrix, scores
 from pipeline.scoring.outcome import Outcome, Row
 
@@ -64,7 +64,7 @@ def score_semantic(
     confusion = count(joined.pairs, partial(confusion_matrix, num_categories=len(names)))
     rows = [Row("num_images", len(joined.pairs)), *semantic_rows(scores(confusion), names)]
     facts = {"categories": list(names), "confusion": confusion.tolist()}
-    return Outcome(rows, facts, joined.notes())
+    return Outcome(rows, facts, joined.notes() + notes_of(confusion, names))
 
 
 def count(
@@ -110,6 +110,24 @@ def _count_one(
     except ValueError as error:
         remedy = "name the --categories that the truth was made with"
         raise BadFile(pair.truth, str(error), remedy) from error
+
+
+def notes_of(confusion: np.ndarray, categories: Sequence[str]) -> list[str]:
+    """What a reader of the scores of a confusion matrix (C, C + 1) must know."""
+    notes = []
+    outside, labelled = int(confusion[:, -1].sum()), int(confusion.sum())
+    if outside:
+        notes.append(
+            f"{outside / labelled:.2%} of the labelled pixels are predicted as no category, or not "
+            "at all: all of these are wrong"
+        )
+    found = confusion[:, :-1].sum(axis=0) + confusion.sum(axis=1)
+    if absent := [name for name, pixels in zip(categories, found, strict=True) if not pixels]:
+        notes.append(
+            f"{len(absent)} of {len(categories)} categories are in neither truth nor predictions "
+            f"and are left out of the mean: {some(absent)}"
+        )
+    return notes
 
 
 def semantic_rows(found: SemanticScores, categories: Sequence[str]) -> list[Row]:
