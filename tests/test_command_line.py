@@ -183,6 +183,7 @@ def test_an_interruption_ends_with_130_and_one_line(capsys, monkeypatch):
         raise KeyboardInterrupt
 
     monkeypatch.setattr("pipeline.scoring.command_line.score", interrupt)
-    assert main(["score", "semantic", "--categories", "voc", "--truth", "a", "--predicted", "b"])
+    command = ["score", "semantic", "--categories", "voc", "--truth", "a", "--predicted", "b"]
+    assert main(command) == 130
     error = capsys.readouterr().err
     assert error.startswith("interrupted") and error.count("\n") == 1

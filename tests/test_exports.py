@@ -348,9 +348,9 @@ def test_masks_without_plain_colours_are_refused(tmp_path, shape, said):
 
 def test_coloured_masks_are_found_through_links_and_an_unreadable_folder_is_refused(tmp_path):
     pixels = colour_map()[np.array([[0, 5]])].astype(np.uint8)
-    for folder in ("coloured/here", "elsewhere"):
+    for name, folder in (("a", "coloured/here"), ("b", "elsewhere")):
         (tmp_path / folder).mkdir(parents=True)
-        Image.fromarray(pixels).save(tmp_path / folder / f"{folder[-4:]}.png")
+        Image.fromarray(pixels).save(tmp_path / folder / f"{name}.png")
     (tmp_path / "coloured" / "there").symlink_to(tmp_path / "elsewhere")
     told = export_indices(tmp_path / "coloured", tmp_path / "out", colours="voc")
     assert told.startswith("2 index PNGs")

@@ -16,6 +16,7 @@ from pipeline.categories import CITYSCAPES, CITYSCAPES_IDS, CITYSCAPES_LABELS, C
 from pipeline.datasets.cityscapes import train_id_of_label
 from pipeline.datasets.cityscapes_results import (
     categories_of_labels,
+    holds_train_ids,
     pair_cityscapes,
     read_predicted,
     read_truth,
@@ -349,14 +350,14 @@ def test_a_value_of_the_truth_without_a_meaning_is_refused(tmp_path, train_ids):
     path = tmp_path / f"a_1_2_gtFine_label{'TrainIds' if train_ids else 'Ids'}.png"
     write(path, np.array([[largest, 255, largest + 1]], np.uint8))
     with pytest.raises(BadFile, match=f"Ids.png: value {largest + 1}, .*0..{largest} and 255"):
-        read_truth(path)
+        read_truth(path, train_ids)
 
 
 def test_maps_for_bands_hold_train_ids(tmp_path):
     path = tmp_path / "labels.png"
     write(path, np.array([[ROAD, PARKING, 33, 255, 0]], np.uint8))
     expected = [[0, 255, 18, 255, 255]]
-    assert categories_of_labels(read_truth(path)).tolist() == expected
+    assert categories_of_labels(read_truth(path, False)).tolist() == expected
     write(path, np.array([[ROAD, PARKING, 33, 255, 77]], np.uint8))
     assert categories_of_labels(read_predicted(path, False)).tolist() == expected
     write(path, np.array([[0, 19, 18, 255, 77]], np.uint8))
@@ -369,7 +370,8 @@ def test_predictions_that_look_like_train_ids_are_noted(tmp_path):
     assert "say --train-ids" in found_in(tmp_path)["notes"][-1]
     write_predicted(tmp_path, NAMES[0], [[ROAD, SKY, CAR]])
     assert not [note for note in found_in(tmp_path)["notes"] if "--train-ids" in note]
-    assert "leave --train-ids away" in found_in(tmp_path, train_ids=True)["notes"][-1]
+    reverse = found_in(tmp_path, train_ids=True)["notes"]
+    assert [note for note in reverse if "leave --train-ids away" in note]
 
 
 def test_predicted_train_ids_are_scored_against_the_published_truth(tmp_path):
@@ -378,6 +380,21 @@ def test_predicted_train_ids_are_scored_against_the_published_truth(tmp_path):
     found = found_in(tmp_path, train_ids=True)
     assert found["pixel_accuracy"] == 2 / 3
     assert found["iou"]["road"] == 1 / 2 and found["iou"]["sky"] == 1
+
+
+@pytest.mark.parametrize(
+    ("truths", "expected"),
+    [
+        ([[ROAD, 10], [ROAD, 26]], False),  # 26 is a published id only
+        ([[0, 10], [0, 255]], True),  # 255 is a train id only
+        ([[0, 10]], True),  # either: as the predictions
+    ],
+)
+def test_values_tell_which_ids_the_truth_holds(tmp_path, truths, expected):
+    paths = [tmp_path / f"a_{n}_0_gtFine_labelIds.png" for n in range(len(truths))]
+    for path, values in zip(paths, truths, strict=True):
+        write(path, np.array([values], np.uint8))
+    assert holds_train_ids(paths) is expected
 
 
 # --- which files ----------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ Published ids are 0..33, train ids 0..18 and 255 for what is not trained. H x W 
 """
 
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from pathlib import Path
 
 import cv2
@@ -38,7 +38,8 @@ def pair_cityscapes(
         truth, predicted: folders, for example gtFine/val; files may lie in folders of cities.
         ids: a list of the images to score, <city>_<seq>_<frame>; None: all that have a truth.
         allow_missing: missing predictions, and files without a truth, are told and not refused.
-        train_ids: the truth is in ..._gtFine_labelTrainIds.png where there are such files.
+        train_ids: the truth is in ..._gtFine_labelTrainIds.png where there are such files; see
+            also `holds_train_ids`.
 
     Raises:
         BadFile: as `label_maps.join`, `find_truth` and `find_predictions`.
@@ -126,14 +127,34 @@ def _find_ending(folder: Path, ending: str) -> dict[str, Path]:
 
 
 # --- one file -------------------------------------------------------------------------------------
-def read_truth(path: Path) -> np.ndarray:
+def holds_train_ids(paths: Iterable[Path]) -> bool:
+    """Whether true label maps hold train ids, where predictions do.
+
+    Files ..._labelTrainIds.png do. Of others the first value decides that only one kind has: 19 to
+    33 published ids, 255 train ids; if there is none they are as the predictions.
+
+    Raises:
+        BadFile: as `read_label_map`.
+    """
+    highest = len(CITYSCAPES) - 1
+    for path in paths:
+        if path.name.endswith(TRAIN_IDS):
+            return True
+        values = read_label_map(path)
+        if ((values > highest) & (values < len(CITYSCAPES_LABELS))).any():
+            return False
+        if (values == IGNORE).any():
+            return True
+    return True
+
+
+def read_truth(path: Path, train_ids: bool) -> np.ndarray:
     """The published id of each pixel, 255 where there is none. Returns (H, W) uint8.
 
     Raises:
         BadFile: as `read_label_map`, or a value that has no meaning.
     """
     values = read_label_map(path)
-    train_ids = path.name.endswith(TRAIN_IDS)
     known = len(CITYSCAPES if train_ids else CITYSCAPES_LABELS)
     if values.max() >= known:
         unknown = values[(values >= known) & (values != IGNORE)]

@@ -9,6 +9,7 @@ import numpy as np
 from pipeline.categories import IGNORE
 from pipeline.datasets.cityscapes_results import (
     categories_of_labels,
+    holds_train_ids,
     pair_cityscapes,
     read_predicted,
     read_truth,
@@ -75,9 +76,10 @@ def _files(
         joined = pair_cityscapes(
             truth, predicted, ids=ids, allow_missing=allow_missing, train_ids=train_ids
         )
+        true_train_ids = train_ids and holds_train_ids(pair.truth for pair in joined.pairs)
         return (
             joined,
-            lambda path: categories_of_labels(read_truth(path)),
+            lambda path: categories_of_labels(read_truth(path, true_train_ids)),
             lambda path: categories_of_labels(read_predicted(path, train_ids)),
         )
     if train_ids:

@@ -9,6 +9,7 @@ import numpy as np
 from pipeline.categories import CITYSCAPES, CITYSCAPES_IDS, CITYSCAPES_LABELS, IGNORE
 from pipeline.datasets.cityscapes_results import (
     find_instances,
+    holds_train_ids,
     pair_cityscapes,
     read_objects,
     read_predicted,
@@ -49,7 +50,7 @@ def score_cityscapes(
         truth, predicted: folders of label maps; see `cityscapes_results`.
         ids: a list of the images to score; None: all that have a truth.
         allow_missing: count missing predictions as wrong in every pixel, leave out extra ones.
-        train_ids: predictions hold train ids; so does the truth where its files are named so.
+        train_ids: predictions hold train ids; of the truth see `holds_train_ids`.
         instances: the folder with instanceIds of the truth.
 
     Raises:
@@ -63,7 +64,8 @@ def score_cityscapes(
         objects = find_instances(instances, [pair.image_id for pair in joined.pairs])
     by_label = np.zeros((NUM_LABELS, NUM_LABELS + 1), np.int64)
     sums = ObjectSums()
-    count = partial(_count, train_ids=train_ids, objects=objects)
+    true_train_ids = train_ids and holds_train_ids(pair.truth for pair in joined.pairs)
+    count = partial(_count, true_train_ids, train_ids, objects)
     for its_labels, its_objects in map_in_threads(count, joined.pairs, "score"):
         by_label += its_labels
         add_objects(sums, its_objects)
@@ -76,14 +78,16 @@ def score_cityscapes(
         rows += _rows("group_iiou", group_object_iou(sums, by_label))
     facts = {"categories": list(CITYSCAPES), "confusion": confusion.tolist()}
     notes = joined.notes() + notes_of(confusion, CITYSCAPES) + doubts(by_label, train_ids)
+    if train_ids and not true_train_ids:
+        notes.append("the truth holds published ids, and is read so")
     return Outcome(rows, facts, notes)
 
 
 def _count(
-    pair: Pair, *, train_ids: bool, objects: Mapping[str, Path]
+    true_train_ids: bool, train_ids: bool, objects: Mapping[str, Path], pair: Pair
 ) -> tuple[np.ndarray, np.ndarray]:
     """The counts by published id (L, L + 1) of an image, and of its objects (N, 4)."""
-    truth = read_truth(pair.truth)
+    truth = read_truth(pair.truth, true_train_ids)
     if pair.predicted is None:
         predicted = np.full_like(truth, IGNORE)  # of no category, so wrong everywhere
     else:
