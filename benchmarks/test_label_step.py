@@ -30,6 +30,7 @@ SETTINGS = ScgProposals(
     singletons=1500,
     pairs=20000,
     triplets=5000,
+    quadruplets=0,
     max_overlap=0.95,
     max_candidates=2000,
     fill_holes=False,

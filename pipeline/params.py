@@ -142,12 +142,36 @@ class ScgProposals:
     singletons: int
     pairs: int
     triplets: int
+    quadruplets: int
     max_overlap: float  # Jaccard from which a later candidate is a duplicate
     max_candidates: int
     fill_holes: bool
 
 
-Proposals = NoProposals | ScgProposals
+PerHierarchy = tuple[int, int, int, int]  # the combined one, half, full and double size
+
+
+@dataclass(frozen=True)
+class McgProposals:
+    """Multiscale combinatorial grouping over four hierarchies."""
+
+    kind: Literal["mcg"]
+    method: str  # the name under which runs ask for these proposals
+    dataset: str
+    edges: Literal["gradient"]
+    sigma: float  # of the Gaussian before the gradient, pixels of each scale
+    min_area: int  # smaller regions are merged away, pixels: half as many at double size
+    align_cut: float  # contours below this strength are no place for those of coarser scales
+    singletons: PerHierarchy
+    pairs: PerHierarchy
+    triplets: PerHierarchy
+    quadruplets: PerHierarchy
+    max_overlap: float  # Jaccard from which a later candidate is a duplicate
+    max_candidates: int
+    fill_holes: bool
+
+
+Proposals = NoProposals | ScgProposals | McgProposals
 
 
 # --- starting weights --------------------------------------------------------------------------
@@ -542,6 +566,8 @@ _RANGES: dict[str, tuple[float, float]] = {
     "singletons": (0, math.inf),
     "pairs": (0, math.inf),
     "triplets": (0, math.inf),
+    "quadruplets": (0, math.inf),
+    "align_cut": (0, 1),
     "max_overlap": (0, 1),
     "max_candidates": (1, math.inf),
     "depth": (1, math.inf),
@@ -610,7 +636,9 @@ def _check_ranges(value: Any, where: str) -> None:
             allowed = _RANGES.get(f"{kind}.{field.name}", _RANGES.get(field.name))
             if allowed is None or isinstance(entry, dict):
                 _check_ranges(entry, key)
-            elif not (allowed[0] <= entry <= allowed[1] and math.isfinite(entry)):
+                continue
+            numbers = entry if isinstance(entry, tuple) else (entry,)
+            if not all(allowed[0] <= n <= allowed[1] and math.isfinite(n) for n in numbers):
                 bounds = f"at least {allowed[0]:g}"
                 bounds += "" if allowed[1] == math.inf else f" and at most {allowed[1]:g}"
                 raise BadInput(f"{key} is {entry}; expected {bounds}")

@@ -27,8 +27,8 @@ BOXSUP = PARAMS.replace(
 ).replace(
     "weights:",
     """  scg_sample: {kind: scg, method: scg, dataset: sample, edges: gradient, sigma: 2.0,
-    min_area: 20, singletons: 100, pairs: 100, triplets: 100, max_overlap: 0.95,
-    max_candidates: 200, fill_holes: false}
+    min_area: 20, singletons: 100, pairs: 100, triplets: 100, quadruplets: 0,
+    max_overlap: 0.95, max_candidates: 200, fill_holes: false}
 weights:""",
 )
 

@@ -5,14 +5,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from scipy.ndimage import binary_fill_holes
-from scipy.ndimage import label as connected
 
 from pipeline.boxes import tight_box
 from pipeline.params import ScgProposals
 from pipeline.proposals.edges import gradient_edges
 from pipeline.proposals.form import Proposals, from_membership
-from pipeline.proposals.grouping import adjacency, distinct, fill_holes, membership, tuples
-from pipeline.proposals.hierarchy import Hierarchy, boundary_hierarchy
 from pipeline.proposals.scg import scg
 
 SETTINGS = ScgProposals(
@@ -25,6 +22,7 @@ SETTINGS = ScgProposals(
     singletons=300,
     pairs=500,
     triplets=500,
+    quadruplets=500,
     max_overlap=0.95,
     max_candidates=2000,
     fill_holes=False,
@@ -76,155 +74,6 @@ def test_a_contour_on_less_than_one_percent_of_an_image_still_counts():
     assert gradient_edges(image, sigma=0.0).max() == 1
 
 
-# --- the tree ----------------------------------------------------------------------------------
-def test_the_strongest_contour_is_split_first():
-    strength = np.zeros((6, 9), np.float32)
-    strength[:, 3] = 0.3
-    strength[:, 6] = 0.9
-    tree = boundary_hierarchy(strength, min_area=1, max_leaves=100)
-    assert list(tree.parent[:3]) == [-1, 0, 0]
-    parts = {
-        tuple(np.unique(np.nonzero(np.isin(tree.superpixels, np.arange(a, b)))[1]))
-        for a, b in zip(tree.first[1:3], tree.last[1:3], strict=True)
-    }
-    left = {part for part in parts if 0 in part}.pop()
-    assert left[-1] in (5, 6) and len(parts) == 2
-
-
-def test_every_node_is_a_run_of_superpixels_that_its_children_share_out():
-    tree = boundary_hierarchy(gradient_edges(drawn(1)[0], sigma=1.0), min_area=10, max_leaves=40)
-    count = tree.superpixels.max() + 1
-    assert count == 40 and len(tree.first) == 2 * count - 1
-    assert (tree.first[0], tree.last[0]) == (0, count)
-    for node in range(1, len(tree.first), 2):
-        parent = tree.parent[node]
-        assert parent == tree.parent[node + 1] and parent < node
-        assert tree.first[parent] == tree.first[node]
-        assert tree.last[node] == tree.first[node + 1]
-        assert tree.last[node + 1] == tree.last[parent]
-
-
-def test_no_region_is_small_and_every_one_hangs_together():
-    strength = gradient_edges(drawn(2)[0], sigma=0.5)
-    tree = boundary_hierarchy(strength, min_area=25, max_leaves=1000)
-    assert np.bincount(tree.superpixels.ravel()).min() >= 25
-    for superpixel in range(tree.superpixels.max() + 1):
-        assert connected(tree.superpixels == superpixel)[1] == 1
-
-
-def test_a_cut_tree_is_the_top_of_the_whole_one():
-    strength = gradient_edges(drawn(3)[0], sigma=1.0)
-    whole = boundary_hierarchy(strength, min_area=10, max_leaves=1000)
-    top = boundary_hierarchy(strength, min_area=10, max_leaves=12)
-    for node in range(len(top.first)):
-        in_top = (top.first[node] <= top.superpixels) & (top.superpixels < top.last[node])
-        in_whole = (whole.first[node] <= whole.superpixels) & (whole.superpixels < whole.last[node])
-        np.testing.assert_array_equal(in_top, in_whole)
-
-
-# --- tuples ------------------------------------------------------------------------------------
-#          0                 superpixels 0 1 2 3 in a row, each touching the next
-#      1       2
-#     3 4     5 6
-ROW = Hierarchy(
-    superpixels=np.array([[0, 1, 2, 3]], np.uint16),
-    first=np.array([0, 0, 2, 0, 1, 2, 3], np.int32),
-    last=np.array([4, 2, 4, 1, 2, 3, 4], np.int32),
-    parent=np.array([-1, 0, 0, 1, 1, 2, 2], np.int32),
-    neighbours=np.array([[0, 1], [1, 2], [2, 3]], np.int32),
-)
-
-
-def test_nodes_touch_where_their_superpixels_do():
-    touching = {tuple(pair) for pair in np.argwhere(np.triu(adjacency(ROW)))}
-    assert touching == {(1, 2), (1, 5), (2, 4), (3, 4), (4, 5), (5, 6)}
-
-
-def test_pairs_are_neighbours_that_are_no_siblings_from_the_top_down():
-    nodes = tuples(ROW, singletons=0, pairs=10, triplets=0)
-    assert nodes.tolist() == [[4, 2, -1], [5, 1, -1], [5, 4, -1]]
-
-
-def test_triplets_hang_together_and_hold_no_siblings():
-    # 0 1 2 and 1 2 3 need siblings; there is nothing else in a row of four.
-    assert len(tuples(ROW, singletons=0, pairs=0, triplets=10)) == 0
-    star = replace(ROW, neighbours=np.array([[0, 1], [0, 2], [0, 3], [1, 2], [2, 3]], np.int32))
-    assert len(tuples(star, singletons=0, pairs=0, triplets=10)) == 0
-
-
-def brute_force_triplets(tree: Hierarchy) -> set[tuple[int, ...]]:
-    touching = adjacency(tree)
-    spans = [set(range(a, b)) for a, b in zip(tree.first, tree.last, strict=True)]
-    count = len(spans)
-    found = set()
-    for x in range(count):
-        for z in range(x):
-            for y in range(z):
-                pairs = ((x, y), (x, z), (y, z))
-                if any(spans[a] & spans[b] or tree.parent[a] == tree.parent[b] for a, b in pairs):
-                    continue
-                if sum(touching[a, b] for a, b in pairs) >= 2:
-                    found.add((x, z, y))
-    return found
-
-
-def test_triplets_equal_those_of_plain_loops_and_a_smaller_budget_is_their_beginning():
-    strength = gradient_edges(drawn(4)[0], sigma=1.0)
-    tree = boundary_hierarchy(strength, min_area=10, max_leaves=12)
-    every = tuples(tree, singletons=0, pairs=0, triplets=100_000)
-    assert {tuple(row) for row in every.tolist()} == brute_force_triplets(tree)
-    assert len(every) > 20
-    assert every[:, 0].tolist() == sorted(every[:, 0].tolist())
-    few = tuples(tree, singletons=0, pairs=0, triplets=20)
-    np.testing.assert_array_equal(few, every[:20])
-
-
-def test_a_tuple_holds_the_superpixels_of_its_nodes():
-    nodes = np.array([[0, -1, -1], [5, 1, -1], [6, 4, -1]], np.int32)
-    assert membership(ROW, nodes).tolist() == [
-        [True, True, True, True],
-        [True, True, True, False],
-        [False, True, False, True],
-    ]
-
-
-# --- holes and duplicates ----------------------------------------------------------------------
-def test_holes_are_filled_as_in_pixels():
-    rng = np.random.default_rng(0)
-    superpixels = np.arange(8 * 9).reshape(8, 9)  # every pixel is one
-    pairs = np.concatenate(
-        [
-            np.stack([superpixels[:, :-1].ravel(), superpixels[:, 1:].ravel()], axis=1),
-            np.stack([superpixels[:-1].ravel(), superpixels[1:].ravel()], axis=1),
-        ]
-    )
-    on_border = np.ones((8, 9), bool)
-    on_border[1:-1, 1:-1] = False
-    members = rng.random((100, 72)) < 0.65
-    filled = fill_holes(members, pairs, on_border.ravel())
-    expected = [binary_fill_holes(m.reshape(8, 9)).ravel() for m in members]
-    np.testing.assert_array_equal(filled, expected)
-    assert (filled != members).any()
-
-
-@pytest.mark.parametrize("max_overlap", [0.0, 0.5, 0.8, 0.95, 1.0])
-def test_duplicates_go_as_in_plain_loops(max_overlap):
-    rng = np.random.default_rng(1)
-    areas = rng.integers(1, 30, 12)
-    members = rng.random((400, 12)) < 0.7
-    members[100:200] = members[:100]
-    members = members[members.any(axis=1)]
-    expected: list[int] = []
-    for i, m in enumerate(members):
-        overlaps = [areas[m & members[k]].sum() / areas[m | members[k]].sum() for k in expected]
-        if not any(overlap >= max_overlap for overlap in overlaps):
-            expected.append(i)
-    kept = distinct(members, areas, max_overlap=max_overlap, limit=1000)
-    assert kept.tolist() == expected
-    few = distinct(members, areas, max_overlap=max_overlap, limit=3)
-    assert few.tolist() == expected[:3]
-
-
 # --- candidates of an image --------------------------------------------------------------------
 def test_every_candidate_is_a_union_of_superpixels_with_its_box_and_area(found, masks):
     assert 50 < len(found) <= SETTINGS.max_candidates
@@ -271,8 +120,12 @@ def test_an_object_split_early_needs_pairs():
     )
     truth = np.zeros((1, 40, 60), bool)
     truth[0, 10:30, 15:45] = True
-    alone = scg(image, replace(SETTINGS, pairs=0, triplets=0)).iou_with_masks(truth).max()
-    paired = scg(image, replace(SETTINGS, triplets=0)).iou_with_masks(truth).max()
+    alone = (
+        scg(image, replace(SETTINGS, pairs=0, triplets=0, quadruplets=0))
+        .iou_with_masks(truth)
+        .max()
+    )
+    paired = scg(image, replace(SETTINGS, triplets=0, quadruplets=0)).iou_with_masks(truth).max()
     assert alone < 0.8 and paired > 0.9
 
 

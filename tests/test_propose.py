@@ -17,6 +17,7 @@ from pipeline.datasets.proposal_table import ProposalTable, to_row
 from pipeline.errors import BadInput
 from pipeline.params import Params, build
 from pipeline.proposals.form import Proposals, from_membership
+from pipeline.proposals.mcg import mcg
 from pipeline.proposals.scg import scg
 from pipeline.stages import propose as stage
 from pipeline.stages.propose import propose
@@ -34,9 +35,19 @@ SCG = {
     "singletons": 100,
     "pairs": 50,
     "triplets": 50,
+    "quadruplets": 20,
     "max_overlap": 0.95,
     "max_candidates": 200,
     "fill_holes": False,
+}
+MCG = SCG | {
+    "kind": "mcg",
+    "method": "mcg",
+    "align_cut": 0.1,
+    "singletons": [20, 20, 20, 20],
+    "pairs": [20, 20, 20, 20],
+    "triplets": [20, 20, 20, 20],
+    "quadruplets": [5, 5, 5, 5],
 }
 NONE = {"kind": "none", "method": "none", "dataset": "drawn"}
 IDS = ["a", "b", "c", "d", "e"]
@@ -75,7 +86,7 @@ def project(tmp_path, monkeypatch):
 def params() -> Params:
     sections = ("datasets", "weights", "semantic", "boxsup", "instance", "evaluations")
     given: dict = {section: {} for section in sections}
-    given["proposals"] = {"scg_drawn": SCG, "none_drawn": NONE}
+    given["proposals"] = {"scg_drawn": SCG, "mcg_drawn": MCG, "none_drawn": NONE}
     return build(Params, given, "params.yaml", "")
 
 
@@ -239,5 +250,13 @@ def test_no_method_means_one_superpixel_and_no_candidate(project, params):
 
 
 def test_unknown_proposals_are_named(project, params):
-    with pytest.raises(BadInput, match="mcg_drawn.*scg_drawn"):
-        propose(project, params, "mcg", "drawn")
+    with pytest.raises(BadInput, match="ss_drawn.*scg_drawn"):
+        propose(project, params, "ss", "drawn")
+
+
+def test_training_images_get_what_mcg_finds(project, params):
+    propose(project, params, "mcg", "drawn")
+    found = ProposalTable(project / "data/proposals/mcg/drawn").of(IDS[2])
+    direct = mcg(picture(2), params.proposals["mcg_drawn"])
+    for name in FIELDS:
+        assert np.array_equal(found[name], getattr(direct, name))

@@ -1,15 +1,28 @@
-"""One image, cut into superpixels and grouped into a tree of regions.
+"""One image, cut into regions and grouped into a tree by the strength of its contours.
 
-H x W pixels, S superpixels, M = 2 S - 1 nodes of the tree, R regions of the watershed, E pairs of
-neighbours.
+H x W pixels, R regions, S superpixels, M nodes of a tree, E pairs of neighbours.
 """
 
 from dataclasses import dataclass
 
 import higra as hg
+import numba
 import numpy as np
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
+
+
+@dataclass(frozen=True)
+class Tree:
+    """All regions of an image and the order in which they join, two at a time.
+
+    Nodes 0..R-1 are the regions; every other node joins two that have smaller numbers, so the last
+    one is the whole image.
+    """
+
+    regions: np.ndarray  # (H, W) int32, ids 0..R-1
+    parents: np.ndarray  # (2 R - 1,) int64; the root's is itself
+    altitudes: np.ndarray  # (2 R - 1,) float64, never falling: contour strength where a node joins
 
 
 @dataclass(frozen=True)
@@ -29,68 +42,79 @@ class Hierarchy:
 
 
 def boundary_hierarchy(strength: np.ndarray, *, min_area: int, max_leaves: int) -> Hierarchy:
+    """The top of `boundary_tree`, of at most `max_leaves` (up to 65,536) leaves."""
+    return top(boundary_tree(strength, min_area=min_area), max_leaves=max_leaves)
+
+
+def boundary_tree(strength: np.ndarray, *, min_area: float) -> Tree:
     """Watershed regions, merged two by two across the weakest mean contour between them.
 
     Args:
         strength: (H, W) float, contour strength of each pixel.
         min_area: pixels; a smaller region first joins its neighbour across its weakest contour.
-        max_leaves: the tree is cut at its strongest splits, so that it has at most so many leaves.
     """
-    height, width = strength.shape
-    pixels = hg.get_4_adjacency_graph((height, width))
-    weights = hg.weight_graph(pixels, strength.astype(np.float64), hg.WeightFunction.mean)
-    regions = _absorb_small(pixels, hg.labelisation_watershed(pixels, weights), weights, min_area)
-    graph = hg.make_region_adjacency_graph_from_labelisation(pixels, regions)
-    regions = hg.rag_back_project_vertex_weights(graph, np.arange(graph.num_vertices()))
-    regions = regions.reshape(height, width)
-    if graph.num_vertices() == 1:
-        return Hierarchy(
-            superpixels=np.zeros((height, width), np.uint16),
-            first=np.zeros(1, np.int32),
-            last=np.ones(1, np.int32),
-            parent=np.full(1, -1, np.int32),
-            neighbours=np.zeros((0, 2), np.int32),
-        )
-    lengths = hg.rag_accumulate_on_edges(graph, hg.Accumulators.sum, np.ones_like(weights))
-    means = hg.rag_accumulate_on_edges(graph, hg.Accumulators.mean, weights)
-    tree, _ = hg.binary_partition_tree_average_linkage(graph, means, lengths)
-    superpixel_of, first, last, parent = _split_from_top(tree, max_leaves)
-    source, target = graph.edge_list()[:2]
-    pairs = np.sort(np.stack([superpixel_of[source], superpixel_of[target]], axis=1), axis=1)
-    pairs = np.unique(pairs[pairs[:, 0] != pairs[:, 1]], axis=0)
-    superpixels = superpixel_of[regions].astype(np.uint16)
+    strength = np.ascontiguousarray(strength, np.float32)
+    regions, count = _watershed(strength)
+    pairs, lengths, sums = _borders(regions, strength)
+    sizes = np.bincount(regions.ravel(), minlength=count)
+    absorbed, (pairs, lengths, sums) = _absorb_small(pairs, lengths, sums, sizes, min_area)
+    regions = absorbed[regions]
+    return Tree(regions, *_average_linkage(int(absorbed.max()) + 1, pairs, lengths, sums))
+
+
+def resampled(tree: Tree, height: int, width: int) -> Tree:
+    """The same tree over another grid: each pixel takes the region of the nearest one.
+
+    Regions that get no pixel are left out; two regions join where they did before.
+    """
+    old_height, old_width = tree.regions.shape
+    rows = ((np.arange(height) + 0.5) * old_height / height).astype(np.int64)
+    columns = ((np.arange(width) + 0.5) * old_width / width).astype(np.int64)
+    regions = tree.regions[rows[:, None], columns]
+    kept = np.flatnonzero(np.bincount(regions.ravel()))
+    place = np.zeros(len(tree.parents), np.int32)
+    place[kept] = np.arange(len(kept))
+    regions = place[regions]
+    pairs = _borders(regions, np.zeros((height, width), np.float32))[0]
+    altitudes = _joined_at(tree, kept[pairs])
+    return Tree(regions, *_by_altitude(len(kept), pairs, altitudes))
+
+
+def combined(trees: list[Tree], *, cut: float) -> Tree:
+    """One tree over the regions of the finest, by the mean of the contours of all.
+
+    A coarser tree is carried to the next finer one's regions by majority, step by step, so that
+    its contours come to lie where the finer scale has them.
+
+    Args:
+        trees: of one image size, the coarsest first.
+        cut: regions of a tree that join below this strength are one when a coarser tree is
+            carried to them.
+    """
+    # leaves[i][r]: the region of tree i that region r of the present grid lies in
+    grid, leaves = trees[0].regions, [np.arange(int(trees[0].regions.max()) + 1)]
+    for tree in trees[1:]:
+        node_of, finer = _cut(tree, cut)
+        nearest = _majority(finer, grid)
+        leaves = [leaf[nearest] for leaf in leaves] + [node_of]
+        grid = finer
+    pairs, lengths, _ = _borders(grid, np.zeros(grid.shape, np.float32))
+    means = np.zeros(len(pairs))
+    for tree, leaf in zip(trees, leaves, strict=True):
+        means += _joined_at(tree, leaf[pairs]) / len(trees)
+    return Tree(grid, *_average_linkage(int(grid.max()) + 1, pairs, lengths, means * lengths))
+
+
+def top(tree: Tree, *, max_leaves: int) -> Hierarchy:
+    """The tree cut at its strongest splits, so that it has at most so many leaves."""
+    superpixel_of, first, last, parent = _split_from_top(tree.parents, max_leaves)
+    superpixels = superpixel_of[tree.regions].astype(np.uint16)
+    pairs = _borders(superpixels.astype(np.int32), np.zeros(superpixels.shape, np.float32))[0]
     return Hierarchy(superpixels, first, last, parent, pairs.astype(np.int32))
 
 
-def _absorb_small(
-    pixels: hg.UndirectedGraph, regions: np.ndarray, weights: np.ndarray, min_area: int
-) -> np.ndarray:
-    """Regions (H, W) after every one under `min_area` pixels has joined a neighbour.
-
-    Each small region points at its neighbour across the weakest mean contour (the lower id on a
-    tie) and all that hang together become one. As only small regions point, no two large ones are
-    joined. Repeated until none is small.
-    """
-    while True:
-        graph = hg.make_region_adjacency_graph_from_labelisation(pixels, regions)
-        count = graph.num_vertices()
-        regions = hg.rag_back_project_vertex_weights(graph, np.arange(count))
-        small = np.bincount(regions.ravel(), minlength=count) < min_area  # (R,)
-        if count == 1 or not small.any():
-            return regions
-        means = hg.rag_accumulate_on_edges(graph, hg.Accumulators.mean, weights)
-        a, b = graph.edge_list()[:2]
-        sources, targets = np.concatenate([a, b]), np.concatenate([b, a])
-        order = np.lexsort((targets, np.concatenate([means, means]), sources))
-        order = order[small[sources[order]]]
-        pointing, first = np.unique(sources[order], return_index=True)
-        joined = targets[order][first]
-        links = coo_array((np.ones(len(joined)), (pointing, joined)), shape=(count, count))
-        regions = connected_components(links, directed=False)[1][regions]
-
-
 def _split_from_top(
-    tree: hg.Tree, max_leaves: int
+    parents: np.ndarray, max_leaves: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """The top of a binary tree in which every parent has a larger number than its children.
 
@@ -98,7 +122,8 @@ def _split_from_top(
         superpixel (R,) of each leaf of the full tree; first (M,), last (M,) and parent (M,) as in
         `Hierarchy`.
     """
-    leaves, root, parents = tree.num_leaves(), tree.root(), tree.parents()
+    root = len(parents) - 1
+    leaves = (root + 2) // 2
     children = np.argsort(parents[:root], kind="stable").reshape(-1, 2)  # row i: of leaves + i
     split = np.arange(root, root - min(leaves, max_leaves) + 1, -1)  # strongest first
     nodes = np.concatenate([[root], children[split - leaves].ravel()])  # (M,)
@@ -120,3 +145,215 @@ def _split_from_top(
         if place[node] < 0:
             place[node] = place[parents[node]]
     return first[place[:leaves]], first, first + size, parent
+
+
+# --- from neighbours to trees ------------------------------------------------------------------
+def _average_linkage(
+    count: int, pairs: np.ndarray, lengths: np.ndarray, sums: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Parents and altitudes of merging across the weakest mean contour, again and again."""
+    if count == 1:
+        return np.zeros(1, np.int64), np.zeros(1)
+    graph = hg.UndirectedGraph(count)
+    graph.add_edges(pairs[:, 0].copy(), pairs[:, 1].copy())
+    means, lengths = sums / lengths, lengths.astype(np.float64)
+    tree, altitudes = hg.binary_partition_tree_average_linkage(graph, means, lengths)
+    return tree.parents(), altitudes
+
+
+def _by_altitude(
+    count: int, pairs: np.ndarray, altitudes: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Parents and altitudes of the tree in which neighbours join at given altitudes."""
+    if count == 1:
+        return np.zeros(1, np.int64), np.zeros(1)
+    graph = hg.UndirectedGraph(count)
+    graph.add_edges(pairs[:, 0].copy(), pairs[:, 1].copy())
+    tree, altitudes = hg.bpt_canonical(graph, altitudes)
+    return tree.parents(), altitudes
+
+
+def _absorb_small(
+    pairs: np.ndarray, lengths: np.ndarray, sums: np.ndarray, sizes: np.ndarray, min_area: float
+) -> tuple[np.ndarray, tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """The region that each (R,) belongs to after every one under `min_area` has joined another.
+
+    Each small region points at its neighbour across the weakest mean contour (the lower id on a
+    tie) and all that hang together become one. As only small regions point, no two large ones are
+    joined. Repeated until none is small. Also returns pairs, lengths and sums of what is left.
+    """
+    absorbed = np.arange(len(sizes), dtype=np.int32)
+    while len(sizes) > 1 and (sizes < min_area).any():
+        target = _weakest(pairs, sums / lengths, sizes < min_area)
+        pointing = np.flatnonzero(target >= 0)
+        links = coo_array(
+            (np.ones(len(pointing)), (pointing, target[pointing])), shape=(len(sizes), len(sizes))
+        )
+        joined = connected_components(links, directed=False)[1].astype(np.int32)  # (R,)
+        absorbed = joined[absorbed]
+        sizes = np.bincount(joined, weights=sizes)
+        ends = joined[pairs]
+        crossing = ends[:, 0] != ends[:, 1]
+        pairs, lengths, sums = _gathered(ends[crossing], lengths[crossing], sums[crossing])
+    return absorbed, (pairs, lengths, sums)
+
+
+@numba.njit(cache=True, nogil=True)
+def _weakest(pairs, means, small):
+    """(R,): the neighbour across the weakest contour of each small region, -1 for the others."""
+    target = np.full(len(small), -1, np.int64)
+    lowest = np.full(len(small), np.inf)
+    for i in range(len(pairs)):
+        for side in range(2):
+            here, there = pairs[i, side], pairs[i, 1 - side]
+            if small[here] and (
+                means[i] < lowest[here] or (means[i] == lowest[here] and there < target[here])
+            ):
+                lowest[here], target[here] = means[i], there
+    return target
+
+
+# --- from pixels to neighbours -----------------------------------------------------------------
+@numba.njit(cache=True, nogil=True)
+def _watershed(strength):
+    """Regions (H, W) int32 in raster order, and how many: each the basin of one local minimum.
+
+    Every pixel joins its weakest neighbour, which is where water on it would run. Pixels without
+    any strength join each other, so that a plain area is one region.
+    """
+    height, width = strength.shape
+    flat = strength.ravel()
+    up = np.arange(height * width).astype(np.int32)
+    for p in range(height * width):
+        y, x = p // width, p % width
+        lowest, best = np.inf, p
+        for q, inside in (
+            (p - width, y > 0),
+            (p - 1, x > 0),
+            (p + 1, x + 1 < width),
+            (p + width, y + 1 < height),
+        ):
+            if not inside:
+                continue
+            if flat[q] < lowest:
+                lowest, best = flat[q], q
+            if flat[p] == 0 and flat[q] == 0 and q < p:
+                _join(up, p, q)
+        _join(up, p, best)
+    regions = np.empty(height * width, np.int32)
+    count = 0
+    for p in range(height * width):
+        root = _root(up, p)
+        if root == p:  # roots are the smallest of their region
+            regions[p] = count
+            count += 1
+        else:
+            regions[p] = regions[root]
+    return regions.reshape(height, width), count
+
+
+@numba.njit(cache=True, nogil=True)
+def _root(up, p):
+    while up[p] != p:
+        up[p] = up[up[p]]
+        p = up[p]
+    return p
+
+
+@numba.njit(cache=True, nogil=True)
+def _join(up, p, q):
+    p, q = _root(up, p), _root(up, q)
+    if p < q:
+        up[q] = p
+    else:
+        up[p] = q
+
+
+def _borders(
+    regions: np.ndarray, strength: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Pairs (E, 2) of regions that touch, lengths (E,) of their borders and sums (E,) of strength.
+
+    A border is made of the steps from a pixel to one beside or below it; the strength of a step is
+    the mean of both pixels.
+    """
+    return _gathered(*_steps(regions, strength))
+
+
+def _gathered(
+    ends: np.ndarray, lengths: np.ndarray, sums: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Rows of the same two ends, in whichever order, as one: the lower end first, sorted."""
+    low, high = ends.min(axis=1).astype(np.int64), ends.max(axis=1).astype(np.int64)
+    keys, place = np.unique((low << 32) | high, return_inverse=True)
+    pairs = np.stack([keys >> 32, keys & 0xFFFFFFFF], axis=1)
+    return pairs, np.bincount(place, lengths), np.bincount(place, sums)
+
+
+@numba.njit(cache=True, nogil=True)
+def _steps(regions, strength):
+    """Ends (N, 2), lengths (N,) of 1 and strengths (N,) of all steps that cross a border."""
+    height, width = regions.shape
+    count = 0
+    for y in range(height):
+        for x in range(width):
+            if x + 1 < width and regions[y, x] != regions[y, x + 1]:
+                count += 1
+            if y + 1 < height and regions[y, x] != regions[y + 1, x]:
+                count += 1
+    ends = np.empty((count, 2), np.int32)
+    sums = np.empty(count)
+    count = 0
+    for y in range(height):
+        for x in range(width):
+            for v, u in ((y, x + 1), (y + 1, x)):
+                if v < height and u < width and regions[y, x] != regions[v, u]:
+                    ends[count] = regions[y, x], regions[v, u]
+                    sums[count] = (strength[y, x] + strength[v, u]) / 2
+                    count += 1
+    return ends, np.ones(count), sums
+
+
+# --- questions about trees ---------------------------------------------------------------------
+def _joined_at(tree: Tree, pairs: np.ndarray) -> np.ndarray:
+    """Altitudes (E,) at which pairs (E, 2) of nodes become one."""
+    return _lowest_common(tree.parents, tree.altitudes, np.ascontiguousarray(pairs, np.int64))
+
+
+@numba.njit(cache=True, nogil=True)
+def _lowest_common(parents, altitudes, pairs):
+    found = np.empty(len(pairs))
+    for i in range(len(pairs)):
+        a, b = pairs[i]
+        while a != b:  # a parent has a larger number than its children
+            if a < b:
+                a = parents[a]
+            else:
+                b = parents[b]
+        found[i] = altitudes[a]
+    return found
+
+
+def _cut(tree: Tree, altitude: float) -> tuple[np.ndarray, np.ndarray]:
+    """The regions that are left when all that join below an altitude have.
+
+    Returns:
+        nodes (K,) of the tree, and (H, W) int32 which of them each pixel is in.
+    """
+    node = np.arange(len(tree.parents))
+    for n in range(len(node) - 2, -1, -1):  # parents come before their children
+        if tree.altitudes[tree.parents[n]] < altitude:
+            node[n] = node[tree.parents[n]]
+    leaves = (len(node) + 1) // 2
+    nodes, place = np.unique(node[:leaves], return_inverse=True)
+    return nodes, place.astype(np.int32)[tree.regions]
+
+
+def _majority(finer: np.ndarray, coarser: np.ndarray) -> np.ndarray:
+    """The coarser region that most pixels of each finer one lie in, the lower id on a tie."""
+    keys, counts = np.unique(
+        (finer.astype(np.int64) << 32) | coarser.astype(np.int64), return_counts=True
+    )
+    order = np.lexsort((keys, -counts, keys >> 32))
+    starts = np.searchsorted(keys[order] >> 32, np.arange(int(finer.max()) + 1))
+    return keys[order][starts] & 0xFFFFFFFF

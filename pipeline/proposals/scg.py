@@ -3,20 +3,25 @@
 H x W pixels, S superpixels, P candidates.
 """
 
+from collections.abc import Callable
+
 import numpy as np
 
 from pipeline.params import ScgProposals
 from pipeline.proposals.edges import gradient_edges
 from pipeline.proposals.form import Proposals, from_membership
-from pipeline.proposals.grouping import distinct, fill_holes, membership, tuples
+from pipeline.proposals.grouping import distinct, leaves_for, membership, tuples, unpacked
 from pipeline.proposals.hierarchy import boundary_hierarchy
 
+Edges = Callable[[np.ndarray], np.ndarray]  # (H, W, 3) uint8 to strengths (H, W) float32 in [0, 1]
 
-def scg(image: np.ndarray, settings: ScgProposals) -> Proposals:
+
+def scg(image: np.ndarray, settings: ScgProposals, edges: Edges | None = None) -> Proposals:
     """Candidates for any object in an image, from its contours alone.
 
     Args:
         image: (H, W, 3) uint8, RGB, of any size from 1 x 1.
+        edges: the strength of an image's contours; none: the gradient that `settings` names.
 
     Returns:
         The candidates; the first is the whole image, unless `singletons` is 0. A higher score is
@@ -26,25 +31,28 @@ def scg(image: np.ndarray, settings: ScgProposals) -> Proposals:
     Reading: candidates keep the order of the enumeration; nothing here is trained, where MCG's
     ranking is trained with masks.
     """
-    if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or image.size == 0:
-        raise ValueError(f"an image is (H, W, 3) uint8, not {image.shape} {image.dtype}")
-    strength = gradient_edges(image, sigma=settings.sigma)
-    # So many leaves make a tree of max(singletons, 255) nodes; ids are 16 bits.
-    leaves = min(max((settings.singletons + 1) // 2, 128), 1 << 16)
-    hierarchy = boundary_hierarchy(strength, min_area=settings.min_area, max_leaves=leaves)
+    check_image(image)
+    strength = edges(image) if edges else gradient_edges(image, sigma=settings.sigma)
+    hierarchy = boundary_hierarchy(
+        strength, min_area=settings.min_area, max_leaves=leaves_for(settings.singletons)
+    )
     nodes = tuples(
         hierarchy,
         singletons=settings.singletons,
         pairs=settings.pairs,
         triplets=settings.triplets,
+        quadruplets=settings.quadruplets,
     )
-    members = membership(hierarchy, nodes)  # (C, S)
     superpixels = hierarchy.superpixels
-    if settings.fill_holes:
-        on_border = np.zeros(members.shape[1], bool)
-        for side in (superpixels[0], superpixels[-1], superpixels[:, 0], superpixels[:, -1]):
-            on_border[side] = True
-        members = fill_holes(members, hierarchy.neighbours, on_border)
-    areas = np.bincount(superpixels.ravel())
-    kept = distinct(members, areas, max_overlap=settings.max_overlap, limit=settings.max_candidates)
-    return from_membership(superpixels, members[kept])
+    count = int(hierarchy.last[0])
+    words = membership(hierarchy, nodes, np.arange(count), fill_holes=settings.fill_holes)
+    kept = distinct(
+        words, superpixels, max_overlap=settings.max_overlap, limit=settings.max_candidates
+    )
+    return from_membership(superpixels, unpacked(words[kept], count))
+
+
+def check_image(image: np.ndarray) -> None:
+    """Raises ValueError for what is no image (H, W, 3) uint8."""
+    if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or image.size == 0:
+        raise ValueError(f"an image is (H, W, 3) uint8, not {image.shape} {image.dtype}")

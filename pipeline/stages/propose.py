@@ -19,8 +19,9 @@ from pipeline.datasets.prepared import Prepared
 from pipeline.datasets.processes import map_in_order
 from pipeline.datasets.proposal_table import to_row
 from pipeline.errors import BadInput
-from pipeline.params import NoProposals, Params, ScgProposals
+from pipeline.params import McgProposals, NoProposals, Params, ScgProposals
 from pipeline.proposals.form import Proposals, from_membership
+from pipeline.proposals.mcg import mcg
 from pipeline.proposals.scg import scg
 from pipeline.tables import write_table
 from pipeline.work import open_work
@@ -29,6 +30,9 @@ IMAGES_PER_PART = 100
 TIMINGS = ("image_id", "seconds", "candidates", "error")
 
 log = logging.getLogger(__name__)
+
+
+Settings = NoProposals | ScgProposals | McgProposals
 
 
 class Image(NamedTuple):
@@ -95,7 +99,7 @@ def training_images(data: Prepared) -> list[Image]:
     ]
 
 
-def write_parts(folder: Path, images: list[Image], settings: NoProposals | ScgProposals) -> None:
+def write_parts(folder: Path, images: list[Image], settings: Settings) -> None:
     """Write folder/parts/part-*.parquet and folder/timings/part-*.csv, those that are not there."""
     waiting = [(path, part) for path, part in parts_of(folder, images).items() if not path.exists()]
     wanted = [image for _, part in waiting for image in part]
@@ -125,7 +129,7 @@ def parts_of(folder: Path, images: list[Image]) -> dict[Path, list[Image]]:
     }
 
 
-def proposed(settings: NoProposals | ScgProposals, image: Image) -> Proposed:
+def proposed(settings: Settings, image: Image) -> Proposed:
     """The candidates of one image; the whole image as the only one where it cannot be read."""
     cv2.setNumThreads(1)  # there is a process for every core
     begin = time.perf_counter()
@@ -135,12 +139,16 @@ def proposed(settings: NoProposals | ScgProposals, image: Image) -> Proposed:
         candidates = from_membership(whole, np.zeros((0, 1), bool))
     else:
         try:
-            candidates = scg(_read(image), settings)
+            candidates = _candidates(_read(image), settings)
         except BadInput as problem:
             candidates, error = from_membership(whole, np.ones((1, 1), bool)), str(problem)
     arrays = {f.name: getattr(candidates, f.name) for f in fields(Proposals)}
     row = to_row(image.image_id, _digest(image.path), settings.method, **arrays)
     return Proposed(row, time.perf_counter() - begin, error)
+
+
+def _candidates(array: np.ndarray, settings: ScgProposals | McgProposals) -> Proposals:
+    return scg(array, settings) if isinstance(settings, ScgProposals) else mcg(array, settings)
 
 
 def _read(image: Image) -> np.ndarray:
