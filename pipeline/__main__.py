@@ -91,6 +91,9 @@ def _parser() -> argparse.ArgumentParser:
     new.add_argument("--jobs", type=int, default=2, help="trainings at a time (default 2)")
     new = command("prune", "remove finished work folders", _prune)
     new.add_argument("--all", action="store_true", help="unfinished ones too")
+    new = command("train-edges", "fit the forest that finds contours, on BSDS500", _train_edges)
+    new.add_argument("--bsds", type=Path, required=True, metavar="DIR", help="a copy of BSDS500")
+    new.add_argument("--out", type=Path, required=True, metavar="FILE", help="the forest, .npz")
     command("paper-map", "write docs/PAPER_MAP.md: equation to line", _paper_map)
     return parser
 
@@ -175,6 +178,12 @@ def _prune(given: argparse.Namespace) -> None:
 
     for folder in prune(Path(), all=given.all):
         print(f"removed {folder}")
+
+
+def _train_edges(given: argparse.Namespace) -> None:
+    from pipeline.stages.edges import train_edges
+
+    train_edges(given.bsds, given.out)
 
 
 def _paper_map(given: argparse.Namespace) -> None:
