@@ -31,6 +31,8 @@ SAID = {  # faults of the machine rather than of an input
     errno.ENOSPC: FULL,
     errno.EDQUOT: FULL,
     errno.EACCES: "permission denied; name a place that can be read or written",
+    errno.ENOTDIR: "a file is in the place of a folder; name another place",
+    errno.ELOOP: "links that lead to each other; name another place",
     errno.EROFS: "cannot be written to; name another place",
     errno.ENAMETOOLONG: "the name is too long; give a shorter one",
 }

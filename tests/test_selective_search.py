@@ -5,10 +5,10 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from candidates import check_boxes_and_areas, same
 from PIL import Image
 from scipy.ndimage import binary_fill_holes
 
-from pipeline.boxes import tight_box
 from pipeline.proposals import selective_search as module
 from pipeline.proposals.colour_regions import first_regions
 from pipeline.proposals.form import Proposals
@@ -50,18 +50,10 @@ def masks(found) -> np.ndarray:
     return np.array([found.mask(i) for i in range(len(found))])
 
 
-def same(one: Proposals, other: Proposals) -> bool:
-    names = ("superpixels", "members", "offsets", "scores", "boxes", "areas")
-    return all(getattr(one, n).tobytes() == getattr(other, n).tobytes() for n in names)
-
-
 # --- laws --------------------------------------------------------------------------------------
 def test_every_candidate_has_its_tight_box_and_area(found, masks):
-    assert len(found) > 5 and found.superpixels.dtype == np.uint16
-    for i, mask in enumerate(masks):
-        np.testing.assert_array_equal(found.boxes[i], tight_box(mask))
-        assert found.areas[i] == mask.sum() > 0
-    assert set(np.unique(found.superpixels)) == set(range(found.num_superpixels))
+    assert len(found) > 5
+    check_boxes_and_areas(found, masks)
 
 
 def test_no_two_candidates_are_duplicates_and_none_has_a_hole(found, masks):

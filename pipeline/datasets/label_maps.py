@@ -7,7 +7,7 @@ import json
 import os
 import re
 import unicodedata
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -18,6 +18,8 @@ from pipeline.datasets import png
 from pipeline.datasets.lists import read_lines
 from pipeline.errors import BadFile, BadInput, need_file, some
 from pipeline.masks import decode_index_png
+
+Read = Callable[[Path], np.ndarray]  # a file -> its label map (H, W) uint8
 
 A_FOLDER = "a folder"
 IMAGE_ENDINGS = {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".mat", ".xml"}  # in lists
@@ -212,6 +214,22 @@ def read_label_map(path: Path) -> np.ndarray:
     if numbers is not None and numbers.dtype == np.uint8:
         return numbers
     return decode_index_png(path)
+
+
+def read_pair(
+    pair: Pair, read_truth: Read = read_label_map, read_predicted: Read = read_label_map
+) -> tuple[np.ndarray, np.ndarray]:
+    """Prediction and truth of an image, both (H, W) uint8; a missing prediction is 255 everywhere.
+
+    Raises:
+        BadFile: as the readers; or the two are not of one size.
+    """
+    truth = read_truth(pair.truth)
+    if pair.predicted is None:
+        return np.full_like(truth, IGNORE), truth  # of no category, so wrong everywhere
+    predicted = read_predicted(pair.predicted)
+    check_sizes(pair, predicted, truth)
+    return predicted, truth
 
 
 def check_sizes(pair: Pair, predicted: np.ndarray, truth: np.ndarray) -> None:

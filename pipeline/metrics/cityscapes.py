@@ -9,7 +9,6 @@ but as a prediction it is a vehicle. C = 19 categories by train id; L = 34 publi
 of an image; H x W pixels.
 """
 
-from collections.abc import Collection
 from dataclasses import dataclass, field
 
 import numba
@@ -182,12 +181,6 @@ def group_object_iou(sums: ObjectSums, by_label: np.ndarray) -> dict[str, float]
         right, wrong = sums.group_right[group], sums.group_wrong[group]
         found[group] = _ratio(right, right + false + wrong)
     return found
-
-
-def mean_of(values: Collection[float]) -> float:
-    """The mean of the numbers among the values; NaN where there are none."""
-    numbers = [value for value in values if not np.isnan(value)]
-    return sum(numbers) / len(numbers) if numbers else float("nan")
 
 
 def _ratio(a: float, b: float) -> float:

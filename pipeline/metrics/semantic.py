@@ -148,9 +148,9 @@ def scores(confusion: np.ndarray) -> SemanticScores:
     labelled = confusion.sum()
     return SemanticScores(
         iou=iou,
-        mean_iou=_mean(iou),
+        mean_iou=mean_of(iou),
         pixel_accuracy=float(right.sum() / labelled) if labelled else float("nan"),
-        mean_accuracy=_mean(_divide(right, true)),
+        mean_accuracy=mean_of(_divide(right, true)),
     )
 
 
@@ -158,7 +158,7 @@ def _divide(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return np.divide(a, b, out=np.full(len(a), np.nan), where=b > 0)
 
 
-def _mean(values: np.ndarray) -> float:
+def mean_of(values: np.ndarray) -> float:
     """The mean of the numbers among the values; NaN where there are none."""
     numbers = values[~np.isnan(values)]
     return float(numbers.mean()) if numbers.size else float("nan")

@@ -14,12 +14,18 @@ from pipeline.datasets.cityscapes_results import (
     read_predicted,
     read_truth,
 )
-from pipeline.datasets.label_maps import Pairs, categories_of, pair_label_maps, read_label_map
+from pipeline.datasets.label_maps import (
+    Pairs,
+    Read,
+    categories_of,
+    pair_label_maps,
+    read_label_map,
+)
 from pipeline.errors import BadInput
 from pipeline.metrics.boundary import band_confusions
 from pipeline.metrics.semantic import scores
 from pipeline.scoring.outcome import Outcome, Row
-from pipeline.scoring.semantic import Read, count
+from pipeline.scoring.semantic import count
 
 
 def score_boundary(

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.categories import CITYSCAPES, CITYSCAPES_IDS, CITYSCAPES_LABELS, IGNORE
+from pipeline.categories import CITYSCAPES, CITYSCAPES_IDS, CITYSCAPES_LABELS
 from pipeline.datasets.cityscapes_results import (
     find_instances,
     holds_train_ids,
@@ -15,7 +15,7 @@ from pipeline.datasets.cityscapes_results import (
     read_predicted,
     read_truth,
 )
-from pipeline.datasets.label_maps import Pair, check_sizes
+from pipeline.datasets.label_maps import Pair, read_pair
 from pipeline.datasets.processes import map_in_threads
 from pipeline.errors import BadFile
 from pipeline.metrics.cityscapes import (
@@ -24,11 +24,10 @@ from pipeline.metrics.cityscapes import (
     count_objects,
     group_iou,
     group_object_iou,
-    mean_of,
     object_iou,
     of_categories,
 )
-from pipeline.metrics.semantic import confusion_matrix, scores
+from pipeline.metrics.semantic import confusion_matrix, mean_of, scores
 from pipeline.scoring.outcome import Outcome, Row
 from pipeline.scoring.semantic import notes_of, semantic_rows
 
@@ -87,12 +86,11 @@ def _count(
     true_train_ids: bool, train_ids: bool, objects: Mapping[str, Path], pair: Pair
 ) -> tuple[np.ndarray, np.ndarray]:
     """The counts by published id (L, L + 1) of an image, and of its objects (N, 4)."""
-    truth = read_truth(pair.truth, true_train_ids)
-    if pair.predicted is None:
-        predicted = np.full_like(truth, IGNORE)  # of no category, so wrong everywhere
-    else:
-        predicted = read_predicted(pair.predicted, train_ids)
-    check_sizes(pair, predicted, truth)
+    predicted, truth = read_pair(
+        pair,
+        partial(read_truth, train_ids=true_train_ids),
+        partial(read_predicted, train_ids=train_ids),
+    )
     by_label = confusion_matrix(predicted, truth, NUM_LABELS)
     if pair.image_id not in objects:
         return by_label, np.empty((0, 4), np.int64)
@@ -106,7 +104,7 @@ def _count(
 
 def _rows(metric: str, values: Mapping[str, float]) -> list[Row]:
     """A row for each value and one for their mean."""
-    rows = [Row(f"mean_{metric}", mean_of(values.values()))]
+    rows = [Row(f"mean_{metric}", mean_of(np.array(list(values.values()))))]
     return rows + [Row(metric, value, name) for name, value in values.items()]
 
 

@@ -6,20 +6,18 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.categories import IGNORE
 from pipeline.datasets.label_maps import (
     Pair,
+    Read,
     categories_of,
-    check_sizes,
     pair_label_maps,
     read_label_map,
+    read_pair,
 )
 from pipeline.datasets.processes import map_in_threads
 from pipeline.errors import BadFile, BadInput, some
 from pipeline.metrics.semantic import SemanticScores, confusion_matrix, scores
 from pipeline.scoring.outcome import Outcome, Row
-
-Read = Callable[[Path], np.ndarray]  # a file -> its label map (H, W) uint8
 
 
 def score_semantic(
@@ -99,12 +97,7 @@ def _count_one(
     read_predicted: Read,
     pair: Pair,
 ) -> np.ndarray:
-    truth = read_truth(pair.truth)
-    if pair.predicted is None:
-        predicted = np.full_like(truth, IGNORE)
-    else:
-        predicted = read_predicted(pair.predicted)
-    check_sizes(pair, predicted, truth)
+    predicted, truth = read_pair(pair, read_truth, read_predicted)
     try:
         return kernel(predicted, truth)
     except ValueError as error:
