@@ -90,7 +90,7 @@ def test_a_reworded_docstring_reruns_code_only(project):
 
 
 def test_changed_code_reruns_what_runs_it(project):
-    edit(project / "pipeline" / "metrics" / "semantic.py", "_mean(iou)", "_mean(iou) + 0.0")
+    edit(project / "pipeline" / "metrics" / "semantic.py", "mean_of(iou)", "mean_of(iou) + 0.0")
     ran = stages_run(repro(project))
     assert ran[0] == "code"
     assert {"evaluate@mask", "evaluate@other"} <= set(ran)
