@@ -13,19 +13,17 @@ import numpy as np
 import pytest
 
 from pipeline.labels import image_costs, overlap_costs
-from pipeline.params import ScgProposals
+from pipeline.params import GradientEdges, Scg
+from pipeline.proposals.edges import edges
 from pipeline.proposals.form import Proposals
 from pipeline.proposals.scg import scg
 
 HEIGHT, WIDTH, CATEGORIES, CLIP = 375, 500, 21, 10.0
 BOXES = np.array([[40, 60, 200, 250], [150, 100, 460, 350], [300, 20, 380, 120]])
 OF_BOXES = np.array([5, 15, 5])
-SETTINGS = ScgProposals(
+SETTINGS = Scg(
     kind="scg",
-    method="scg",
-    dataset="drawn",
-    edges="gradient",
-    sigma=1.5,
+    edges=GradientEdges("gradient", sigma=1.5),
     min_area=100,
     singletons=1500,
     pairs=20000,
@@ -51,7 +49,7 @@ def noise(seed: int, channels: int, period: int) -> np.ndarray:
 @pytest.fixture(scope="module")
 def inputs() -> tuple[Proposals, np.ndarray]:
     image = np.clip(128 + 60 * noise(0, 3, 12), 0, 255).astype(np.uint8)
-    proposals = scg(image, SETTINGS)
+    proposals = scg(image, SETTINGS, edges("gradient", sigma=1.5))
     assert len(proposals) == 2000
     logits = 3 * np.moveaxis(noise(1, CATEGORIES, 40), 2, 0)
     return proposals, logits - np.log(np.exp(logits).sum(axis=0))

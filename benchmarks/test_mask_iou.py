@@ -16,20 +16,19 @@ import numpy as np
 import pytest
 from pycocotools import mask as coco
 
-from pipeline.params import ScgProposals
+from pipeline.params import GradientEdges, Scg
+from pipeline.proposals.edges import edges
 from pipeline.proposals.form import Proposals
 from pipeline.proposals.scg import scg
 
-SETTINGS = ScgProposals(
+SETTINGS = Scg(
     kind="scg",
-    method="scg",
-    dataset="drawn",
-    edges="gradient",
-    sigma=1.5,
+    edges=GradientEdges("gradient", sigma=1.5),
     min_area=200,
     singletons=700,
     pairs=4000,
     triplets=6000,
+    quadruplets=3000,
     max_overlap=0.95,
     max_candidates=2000,
     fill_holes=True,
@@ -48,7 +47,7 @@ class Drawn:
 
 @pytest.fixture(scope="module")
 def drawn() -> Drawn:
-    proposals = scg(photograph(), SETTINGS)
+    proposals = scg(photograph(), SETTINGS, edges("gradient", sigma=1.5))
     masks = np.array([proposals.mask(i) for i in range(len(proposals))])
     rles = coco.encode(np.asfortranarray(masks.transpose(1, 2, 0), np.uint8))
     by_area = np.argsort(-proposals.areas)

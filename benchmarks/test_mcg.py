@@ -11,20 +11,18 @@ import cv2
 import numpy as np
 import pytest
 
-from pipeline.params import McgProposals, ScgProposals
-from pipeline.proposals.edges import gradient_edges
+from pipeline.params import GradientEdges, Mcg, Scg
+from pipeline.proposals.edges import edges
 from pipeline.proposals.grouping import distinct, leaves_for, membership, tuples, unpacked
 from pipeline.proposals.hierarchy import combined, top
 from pipeline.proposals.mcg import fused, grouped, mcg, scale_trees
 from pipeline.proposals.scg import scg
 
 HEIGHT, WIDTH = 321, 481
-MCG = McgProposals(
+EDGES = edges("gradient", sigma=2.0)
+MCG = Mcg(
     kind="mcg",
-    method="mcg",
-    dataset="drawn",
-    edges="gradient",
-    sigma=2.0,
+    edges=GradientEdges("gradient", sigma=2.0),
     min_area=200,
     align_cut=0.1,
     singletons=(90, 500, 200, 900),
@@ -35,12 +33,9 @@ MCG = McgProposals(
     max_candidates=20000,
     fill_holes=True,
 )
-SCG = ScgProposals(
+SCG = Scg(
     kind="scg",
-    method="scg",
-    dataset="drawn",
-    edges="gradient",
-    sigma=2.0,
+    edges=GradientEdges("gradient", sigma=2.0),
     min_area=200,
     singletons=700,
     pairs=4000,
@@ -66,18 +61,18 @@ def image() -> np.ndarray:
 
 @pytest.mark.benchmark(group="one image, 321 x 481")
 def test_mcg(benchmark, image):
-    assert len(benchmark(mcg, image, MCG)) > 1000
+    assert len(benchmark(mcg, image, MCG, EDGES)) > 1000
 
 
 @pytest.mark.benchmark(group="one image, 321 x 481")
 def test_scg(benchmark, image):
-    assert len(benchmark(scg, image, SCG)) > 300
+    assert len(benchmark(scg, image, SCG, EDGES)) > 300
 
 
 @pytest.mark.benchmark(group="parts of MCG")
 def test_hierarchies(benchmark, image):
     def hierarchies() -> int:
-        trees = scale_trees(image, lambda i: gradient_edges(i, sigma=2.0), min_area=200)
+        trees = scale_trees(image, EDGES, min_area=200)
         return len(combined(trees, cut=0.1).parents)
 
     assert benchmark(hierarchies) > 100
@@ -85,7 +80,7 @@ def test_hierarchies(benchmark, image):
 
 @pytest.mark.benchmark(group="parts of MCG")
 def test_candidates_from_hierarchies(benchmark, image):
-    trees = scale_trees(image, lambda i: gradient_edges(i, sigma=2.0), min_area=200)
+    trees = scale_trees(image, EDGES, min_area=200)
     four = [combined(trees, cut=0.1), *trees]
     assert len(benchmark(grouped, four, MCG)) > 1000
 
@@ -94,7 +89,7 @@ def test_candidates_from_hierarchies(benchmark, image):
 @pytest.fixture(scope="module")
 def candidates(image) -> tuple[np.ndarray, np.ndarray]:
     """Words (C, B) of every eighth candidate, and the superpixels."""
-    trees = scale_trees(image, lambda i: gradient_edges(i, sigma=2.0), min_area=200)
+    trees = scale_trees(image, EDGES, min_area=200)
     four = [combined(trees, cut=0.1), *trees]
     hierarchies = [
         top(tree, max_leaves=leaves_for(count))

@@ -10,13 +10,20 @@ from pathlib import Path
 
 from pipeline.errors import BadInput, PlaceByHand
 from pipeline.exports.command_line import add_export
-from pipeline.scoring.command_line import add_score
+from pipeline.proposal_arguments import (
+    add_propose_images,
+    add_scheduler,
+    add_train_edges,
+    add_train_ranker,
+)
+from pipeline.scoring.command_line import add_draw_proposals, add_score
 
 # stage: ({argument: section of params.yaml that it names an entry of, if any}, what it does)
 STAGES: dict[str, tuple[dict[str, str | None], str]] = {
     "code": ({}, "write the digests of the code that each stage runs"),
     "fetch": ({"dataset": "datasets"}, "bring a dataset to this machine and list its files"),
     "prepare": ({"dataset": "datasets"}, "check a dataset and bring it into the common form"),
+    "forests": ({"name": "forests"}, "fit what finds contours or ranks candidates"),
     "propose": ({"method": None, "dataset": "datasets"}, "make region proposals"),
     "weights": ({"name": "weights"}, "make or fetch starting weights"),
     "train": ({"run": "semantic"}, "train a network by masks"),
@@ -73,6 +80,8 @@ def _parser() -> argparse.ArgumentParser:
         new.set_defaults(stage=stage)
         for name in names:
             new.add_argument(name)
+        if stage == "propose":
+            add_scheduler(new)
 
     new = command("inspect", "check a copy of a dataset: what it holds, what is wrong", _inspect)
     new.add_argument("dataset", metavar="DATASET", help="voc2012, sbd, coco, folder, ...")
@@ -82,20 +91,27 @@ def _parser() -> argparse.ArgumentParser:
     add_score(new)
     new = command("export", "write predictions in the forms that servers and tools take", _export)
     add_export(new)
-    new = command("activate", "copy runs or datasets of the catalogue into params.yaml", _activate)
+    new = command(
+        "activate", "copy runs, datasets or proposals of the catalogue into params.yaml", _activate
+    )
     new.add_argument("names", nargs="+", metavar="FILE/NAME", help="e.g. wu2016/table7_voc")
     new.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="overrides")
     new.add_argument("--dry-run", action="store_true", help="only say what that means")
-    new = command("deactivate", "take runs or datasets out of params.yaml", _deactivate)
+    new = command("deactivate", "take runs, datasets or proposals out of params.yaml", _deactivate)
     new.add_argument("names", nargs="+", metavar="NAME")
     new = command("study", "run a group of the catalogue over several seeds", _study)
     new.add_argument("name")
     new.add_argument("--jobs", type=int, default=2, help="trainings at a time (default 2)")
     new = command("prune", "remove finished work folders", _prune)
     new.add_argument("--all", action="store_true", help="unfinished ones too")
+    text = "region proposals of the images in any folder"
+    add_propose_images(command("propose-images", text, _propose_images))
+    text = "draw the regions that fit given boxes best"
+    add_draw_proposals(command("draw-proposals", text, _draw_proposals))
     new = command("train-edges", "fit the forest that finds contours, on BSDS500", _train_edges)
-    new.add_argument("--bsds", type=Path, required=True, metavar="DIR", help="a copy of BSDS500")
-    new.add_argument("--out", type=Path, required=True, metavar="FILE", help="the forest, .npz")
+    add_train_edges(new)
+    new = command("train-ranker", "fit the forest that ranks candidates", _train_ranker)
+    add_train_ranker(new)
     command("paper-map", "write docs/PAPER_MAP.md: equation to line", _paper_map)
     return parser
 
@@ -116,7 +132,10 @@ def _run_stage(given: argparse.Namespace) -> None:
             known = ", ".join(getattr(params, section)) or "none are active"
             raise BadInput(f"params.yaml: {section}.{key} is not there; choose one of: {known}")
         keys.append(key)
-    run(root, params, *keys)
+    if given.stage == "propose":
+        run(root, params, *keys, scheduler=given.scheduler)
+    else:
+        run(root, params, *keys)
 
 
 def _inspect(given: argparse.Namespace) -> int:
@@ -182,10 +201,32 @@ def _prune(given: argparse.Namespace) -> None:
         print(f"removed {folder}")
 
 
+def _propose_images(given: argparse.Namespace) -> None:
+    from pipeline.proposal_commands import propose_images
+
+    _tell(propose_images(given))
+
+
+def _draw_proposals(given: argparse.Namespace) -> None:
+    from pipeline.scoring.proposal_pictures import draw_proposals
+
+    _tell(
+        draw_proposals(
+            given.proposals, given.images, given.boxes, given.out, most=given.most, ids=given.ids
+        )
+    )
+
+
 def _train_edges(given: argparse.Namespace) -> None:
-    from pipeline.stages.edges import train_edges
+    from pipeline.edge_training import train_edges
 
     train_edges(given.bsds, given.out)
+
+
+def _train_ranker(given: argparse.Namespace) -> None:
+    from pipeline.proposal_commands import run_train_ranker
+
+    run_train_ranker(given)
 
 
 def _paper_map(given: argparse.Namespace) -> None:

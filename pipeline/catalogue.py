@@ -23,6 +23,7 @@ from pipeline.params import SECTIONS, Params, build, check, load_params, read_ya
 # The stages that dvc.yaml makes of one entry of a section.
 STAGES = {
     "datasets": ("fetch", "prepare"),
+    "forests": ("forests",),
     "proposals": ("propose",),
     "weights": ("weights",),
     "semantic": ("train",),
@@ -31,6 +32,7 @@ STAGES = {
     "evaluations": ("predict", "evaluate"),
 }
 TRAINED = ("semantic", "boxsup", "instance")
+WITHOUT_RUNS = ("datasets", "forests", "proposals")  # can be asked for by themselves
 
 Entry = tuple[str, str]  # section, name
 
@@ -111,6 +113,8 @@ def needs(params: Params, entry: Entry) -> list[Entry]:
     found = [("datasets", run.dataset)] if hasattr(run, "dataset") else []
     if section == "boxsup":
         found.append(("proposals", f"{run.proposals}_{run.dataset}"))
+    forests = [getattr(run, slot) for slot in ("contours", "ranker") if hasattr(run, slot)]
+    found += [("forests", forest) for forest in forests if forest != "none"]
     models = [
         getattr(run, slot) for slot in ("init", "model", "localization") if hasattr(run, slot)
     ]
@@ -138,14 +142,14 @@ def all_entries(params: Params) -> list[Entry]:
 
 # --- the commands --------------------------------------------------------------------------------
 def activate(root: Path, names: list[str], overrides: dict[str, object] | None = None) -> list[str]:
-    """Copy evaluations or datasets, with all they need, from the catalogue into params.yaml.
+    """Copy entries of the catalogue, with all they need, into params.yaml.
 
     What is in params.yaml under the same name stays as it is: it may have been edited. The new
     content is checked before it replaces the old, at once, under a lock; each change is printed.
 
     Args:
         root: the project folder.
-        names: FILE/NAME of groups, evaluations, runs or datasets of the catalogue.
+        names: FILE/NAME of groups, evaluations, runs, datasets, forests or proposals there.
         overrides: {dotted key, such as semantic.fcrn101_s8_k5_d12_voc.lr: value} to change in
             params.yaml after that.
 
@@ -227,7 +231,7 @@ def parse_overrides(texts: list[str]) -> dict[str, object]:
 
 # --- working out what to change ------------------------------------------------------------------
 def _meant(root: Path, name: str) -> tuple[Path, Catalogue, list[Entry]]:
-    """The catalogue file, and the evaluations or the dataset in it, that FILE/NAME stands for."""
+    """The catalogue file, and the entries in it that FILE/NAME stands for."""
     file, _, short = name.partition("/")
     path = root / "params" / f"{file}.yaml"
     files = sorted(p.stem for p in (root / "params").glob("*.yaml"))
@@ -236,8 +240,9 @@ def _meant(root: Path, name: str) -> tuple[Path, Catalogue, list[Entry]]:
             f"{name!r} names nothing: write FILE/NAME, where FILE is one of {', '.join(files)}"
         )
     catalogue = load_catalogue(path)
-    if short in catalogue.datasets:
-        return path, catalogue, [("datasets", short)]
+    for section in WITHOUT_RUNS:
+        if short in getattr(catalogue, section):
+            return path, catalogue, [(section, short)]
     if short in catalogue.groups:
         found = list(catalogue.groups[short])
     elif short in catalogue.evaluations:
@@ -245,10 +250,9 @@ def _meant(root: Path, name: str) -> tuple[Path, Catalogue, list[Entry]]:
     else:
         found = [e for e, entry in catalogue.evaluations.items() if entry.model == short]
     if not found:
-        known = ", ".join([*catalogue.groups, *catalogue.evaluations, *catalogue.datasets])
-        raise BadInput(
-            f"{path}: no group, evaluation, run or dataset {short!r}; there are: {known}"
-        )
+        known = [*catalogue.groups, *catalogue.evaluations]
+        known += [name for section in WITHOUT_RUNS for name in getattr(catalogue, section)]
+        raise BadInput(f"{path}: no {short!r} in it; there are: {', '.join(known)}")
     return path, catalogue, [("evaluations", e) for e in found]
 
 

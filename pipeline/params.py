@@ -9,6 +9,7 @@ is a dataclass and ``kind`` picks it. Every number has its source as a comment i
 import math
 import re
 import types
+from collections.abc import Callable
 from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
@@ -18,7 +19,16 @@ from ruamel.yaml.error import YAMLError
 
 from pipeline.errors import BadInput
 
-SECTIONS = ("datasets", "proposals", "weights", "semantic", "boxsup", "instance", "evaluations")
+SECTIONS = (
+    "datasets",
+    "forests",
+    "proposals",
+    "weights",
+    "semantic",
+    "boxsup",
+    "instance",
+    "evaluations",
+)
 Precision = Literal["fp32", "bf16"]
 
 
@@ -80,6 +90,13 @@ class CocoDataset:
 
 
 @dataclass(frozen=True)
+class Bsds500Dataset:
+    """BSDS500: photographs and the contours that people drew; to learn from, not to segment."""
+
+    kind: Literal["bsds500"]
+
+
+@dataclass(frozen=True)
 class FolderDataset:
     """Somebody's own images; docs/OWN_IMAGES.md says how the folder is laid out."""
 
@@ -114,6 +131,7 @@ Dataset = (
     | ContextDataset
     | CityscapesDataset
     | CocoDataset
+    | Bsds500Dataset
     | FolderDataset
     | MixtureDataset
 )
@@ -121,23 +139,52 @@ Dataset = (
 
 # --- proposals ---------------------------------------------------------------------------------
 @dataclass(frozen=True)
-class NoProposals:
-    """No candidate at all: every box is left to its rectangle."""
+class GradientEdges:
+    """The length of the colour gradient: nothing is learnt."""
 
-    kind: Literal["none"]
-    method: Literal["none"]
-    dataset: str
+    kind: Literal["gradient"]
+    sigma: float  # of the Gaussian before the gradient, pixels
 
 
 @dataclass(frozen=True)
-class ScgProposals:
+class BoostedEdges:
+    """Contours as the forest in the slot `contours` finds them."""
+
+    kind: Literal["boosted"]
+
+
+@dataclass(frozen=True)
+class SavedEdges:
+    """One file of strengths for each image, in a folder of the user's."""
+
+    kind: Literal["file"]
+    place: str  # data/raw/<place>, or where local.yaml or PIPELINE_DATA_<PLACE> says
+
+
+@dataclass(frozen=True)
+class StructuredEdges:
+    """OpenCV's structured forest, from a model file of the user's."""
+
+    kind: Literal["sf"]
+    place: str  # as of SavedEdges, but of a file
+
+
+Edges = GradientEdges | BoostedEdges | SavedEdges | StructuredEdges
+
+
+@dataclass(frozen=True)
+class NoCandidates:
+    """No candidate at all: every box is left to its rectangle."""
+
+    kind: Literal["none"]
+
+
+@dataclass(frozen=True)
+class Scg:
     """Single-scale combinatorial grouping over one hierarchy."""
 
     kind: Literal["scg"]
-    method: str  # the name under which runs ask for these proposals
-    dataset: str
-    edges: Literal["gradient"]
-    sigma: float  # of the Gaussian before the gradient, pixels
+    edges: Edges
     min_area: int  # smaller regions are merged away, pixels
     singletons: int
     pairs: int
@@ -152,14 +199,11 @@ PerHierarchy = tuple[int, int, int, int]  # the combined one, half, full and dou
 
 
 @dataclass(frozen=True)
-class McgProposals:
+class Mcg:
     """Multiscale combinatorial grouping over four hierarchies."""
 
     kind: Literal["mcg"]
-    method: str  # the name under which runs ask for these proposals
-    dataset: str
-    edges: Literal["gradient"]
-    sigma: float  # of the Gaussian before the gradient, pixels of each scale
+    edges: Edges  # its sigma is in pixels of each scale
     min_area: int  # smaller regions are merged away, pixels: half as many at double size
     align_cut: float  # contours below this strength are no place for those of coarser scales
     singletons: PerHierarchy
@@ -171,7 +215,81 @@ class McgProposals:
     fill_holes: bool
 
 
-Proposals = NoProposals | ScgProposals | McgProposals
+@dataclass(frozen=True)
+class SelectiveSearch:
+    """Selective Search, each region with its mask: one hierarchy for each of the combinations."""
+
+    kind: Literal["ss"]
+    colours: tuple[Literal["hsv", "lab", "rgb"], ...]
+    scales: tuple[int, ...]  # of the first regions; larger: fewer
+    likeness: tuple[Literal["ctsf", "tsf", "sf", "f", "s"], ...]  # colour, texture, size, fill
+    max_overlap: float
+    max_candidates: int
+    fill_holes: bool
+
+
+@dataclass(frozen=True)
+class Gop:
+    """Geodesic object proposals, from seeds that are not learnt."""
+
+    kind: Literal["gop"]
+    edges: Edges
+    min_area: int  # smaller superpixels are merged away, pixels
+    max_superpixels: int
+    colour: float  # distance in Lab that is as long a step as a contour of strength 1
+    seeds: int
+    levels: int  # of each seed and background
+    max_overlap: float
+    max_candidates: int
+    fill_holes: bool
+
+
+@dataclass(frozen=True)
+class Published:
+    """Files of candidates that others made, one for each image, in a folder of the user's."""
+
+    kind: Literal["published"]
+    place: str  # data/raw/<place>, or where local.yaml or PIPELINE_DATA_<PLACE> says
+    max_candidates: int  # the first ones of each file
+
+
+Algorithm = NoCandidates | Scg | Mcg | SelectiveSearch | Gop | Published
+
+
+# --- forests -----------------------------------------------------------------------------------
+@dataclass(frozen=True)
+class ContourForest:
+    """Finds contours; fitted to those that people drew."""
+
+    kind: Literal["contours"]
+    dataset: str  # of kind bsds500
+    contours: Literal["none"]
+    seed: int
+
+
+@dataclass(frozen=True)
+class RankingForest:
+    """Ranks candidates; fitted to the masks of objects, or of regions that people drew."""
+
+    kind: Literal["ranking"]
+    dataset: str  # of kind voc2012: its objects; bsds500: the regions
+    contours: str  # a forest that finds contours, or none
+    algorithm: Scg | Mcg  # whose candidates
+    seed: int
+
+
+Forest = ContourForest | RankingForest
+
+
+@dataclass(frozen=True)
+class ProposalSet:
+    """The candidates of one dataset by one method."""
+
+    method: str  # the name under which runs ask for these proposals
+    dataset: str
+    contours: str  # a forest that finds contours, or none
+    ranker: str  # a forest that ranks candidates, or none: they keep the algorithm's order
+    algorithm: Algorithm
 
 
 # --- starting weights --------------------------------------------------------------------------
@@ -373,7 +491,8 @@ class Evaluation:
 @dataclass(frozen=True)
 class Params:
     datasets: dict[str, Dataset]
-    proposals: dict[str, Proposals]
+    forests: dict[str, Forest]
+    proposals: dict[str, ProposalSet]
     weights: dict[str, Weights]
     semantic: dict[str, SemanticRun]
     boxsup: dict[str, BoxSupRun]
@@ -517,6 +636,8 @@ def check_names(params: Params) -> None:
         if name not in choices:
             raise BadInput(f"{where} is {name!r}; choose one of: {', '.join(choices)}")
 
+    for name, forest in params.forests.items():
+        _check_forest(f"forests.{name}", forest, params, known)
     for name, entry in params.proposals.items():
         known(f"proposals.{name}.dataset", entry.dataset, params.datasets)
         if name != f"{entry.method}_{entry.dataset}":
@@ -524,11 +645,13 @@ def check_names(params: Params) -> None:
                 f"proposals.{name}: call the entry {entry.method}_{entry.dataset}, "
                 "after its method and dataset"
             )
+        _check_proposals(f"proposals.{name}", entry, params, known)
     for section, runs in (("semantic", params.semantic), ("boxsup", params.boxsup)):
         for name, run in runs.items():
             known(f"{section}.{name}.dataset", run.dataset, params.datasets)
             known(f"{section}.{name}.init", run.init, [m for m in models if m != name])
             _check_sample_name(f"{section}.{name}", name, params.datasets[run.dataset])
+            _check_labelled(f"{section}.{name}", params.datasets[run.dataset])
     for name, run in params.boxsup.items():
         methods = [p.method for p in params.proposals.values() if p.dataset == run.dataset]
         known(f"boxsup.{name}.proposals", run.proposals, methods)
@@ -544,6 +667,61 @@ def check_names(params: Params) -> None:
         known(f"evaluations.{name}.localization", evaluation.localization, localizations)
         known(f"evaluations.{name}.dataset", evaluation.dataset, params.datasets)
         _check_sample_name(f"evaluations.{name}", name, params.datasets[evaluation.dataset])
+        _check_labelled(f"evaluations.{name}", params.datasets[evaluation.dataset])
+
+
+def _forests(params: Params, kind: type) -> list[str]:
+    return ["none", *(name for name, entry in params.forests.items() if isinstance(entry, kind))]
+
+
+def _check_forest(where: str, forest: Forest, params: Params, known: Callable) -> None:
+    kinds = ("bsds500",) if isinstance(forest, ContourForest) else ("bsds500", "voc2012")
+    there = [name for name, entry in params.datasets.items() if entry.kind in kinds]
+    known(f"{where}.dataset", forest.dataset, there)
+    if isinstance(forest, RankingForest):
+        known(f"{where}.contours", forest.contours, _forests(params, ContourForest))
+        _check_contours(where, forest.algorithm.edges, forest.contours)
+        if isinstance(forest.algorithm.edges, SavedEdges):
+            raise BadInput(
+                f"{where}.algorithm.edges.kind is 'file'; choose gradient, boosted or sf"
+            )
+
+
+def _check_proposals(where: str, entry: ProposalSet, params: Params, known: Callable) -> None:
+    known(f"{where}.contours", entry.contours, _forests(params, ContourForest))
+    known(f"{where}.ranker", entry.ranker, _forests(params, RankingForest))
+    edges = getattr(entry.algorithm, "edges", None)
+    _check_contours(where, edges, entry.contours)
+    if entry.ranker == "none":
+        return
+    if edges is None:
+        kind = entry.algorithm.kind
+        raise BadInput(f"{where}.ranker is {entry.ranker!r}; candidates of {kind} are not ranked")
+    ranker = params.forests[entry.ranker]
+    assert isinstance(ranker, RankingForest)
+    if (ranker.algorithm.edges, ranker.contours) != (edges, entry.contours):
+        raise BadInput(
+            f"{where}.ranker is {entry.ranker!r}, fitted to candidates of other contours; give "
+            f"forests.{entry.ranker} the same edges and contours, or name another"
+        )
+
+
+def _check_contours(where: str, edges: Edges | None, contours: str) -> None:
+    """Learnt contours are named where they are used, and only there."""
+    if isinstance(edges, BoostedEdges) == (contours == "none"):
+        kind = getattr(edges, "kind", "none")
+        raise BadInput(
+            f"{where}.contours is {contours!r} with edges of the kind {kind}; name a forest "
+            "for the kind boosted, else none"
+        )
+
+
+def _check_labelled(where: str, dataset: Dataset) -> None:
+    if isinstance(dataset, Bsds500Dataset):
+        raise BadInput(
+            f"{where}.dataset: BSDS500 has no categories, so no network learns from it or is "
+            "measured on it; name another dataset"
+        )
 
 
 def _check_sample_name(where: str, name: str, dataset: Dataset) -> None:
@@ -568,6 +746,10 @@ _RANGES: dict[str, tuple[float, float]] = {
     "triplets": (0, math.inf),
     "quadruplets": (0, math.inf),
     "align_cut": (0, 1),
+    "max_superpixels": (1, 1 << 16),
+    "colour": (1e-9, math.inf),
+    "Gop.seeds": (1, math.inf),
+    "levels": (1, math.inf),
     "max_overlap": (0, 1),
     "max_candidates": (1, math.inf),
     "depth": (1, math.inf),

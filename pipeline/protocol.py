@@ -15,6 +15,7 @@ from pipeline.params import (
     Bootstrapping,
     BoxSupLabels,
     BoxSupRun,
+    Bsds500Dataset,
     CityscapesDataset,
     CocoDataset,
     ContextDataset,
@@ -27,6 +28,8 @@ from pipeline.params import (
     MixtureDataset,
     NoWeights,
     Params,
+    ProposalSet,
+    RankingForest,
     SampleDataset,
     SbdDataset,
     SemanticRun,
@@ -71,6 +74,8 @@ class Measured:
     trained_on: Dataset
     init: str  # where the run started, in words
     images: tuple[int, int] | None  # that the run learns from: by masks, by boxes
+    proposals: ProposalSet | None = None  # that a run on boxes chooses from
+    seen_masks: tuple[str, ...] = ()  # what these have learnt from masks, in words
     values: Mapping[tuple[str, str, float | None], float] = field(default_factory=dict)
 
     def value(self, metric: str, category: str = "", at: float | None = None) -> float | None:
@@ -99,6 +104,7 @@ def gather(
     for name, entry in params.evaluations.items():
         section = "semantic" if entry.model in params.semantic else "boxsup"
         run = getattr(params, section)[entry.model]
+        proposals = proposals_of(params, run)
         gathered.append(
             Measured(
                 name=name,
@@ -109,6 +115,8 @@ def gather(
                 trained_on=params.datasets[run.dataset],
                 init=_init_text(params, run.init),
                 images=images.get(entry.model),
+                proposals=proposals,
+                seen_masks=_seen_masks(params, proposals) if proposals else (),
                 values=_current_values(entry, metrics.get(name)),
             )
         )
@@ -151,6 +159,8 @@ def source_text(dataset: Dataset) -> str:
             return "Cityscapes, fine annotation"
         case CocoDataset():
             return f"COCO {dataset.year}"
+        case Bsds500Dataset():
+            return "BSDS500"
         case FolderDataset():
             return "a folder of own images"
         case MixtureDataset():
@@ -191,14 +201,17 @@ def _training_split(measured: Measured) -> str:
 
 
 # --- words for settings ------------------------------------------------------------------------
-def supervision_text(run: SemanticRun | BoxSupRun) -> str:
-    """What a run learns from: mask, box (how its masks are estimated), or semi."""
+def supervision_text(measured: Measured) -> str:
+    """What its run learns from: mask, box (how its masks are estimated), or semi."""
+    run = measured.run
     if not isinstance(run, BoxSupRun):
         return "mask"
     estimator = run.estimator
     if isinstance(estimator, BoxSupLabels):
         lam = f", lambda {estimator.lam:g}"
         how = f"BoxSup, {run.proposals}, top-{estimator.top_k}{lam}"
+        if measured.seen_masks:
+            how += "; candidates have seen masks"
     else:
         how = "GrabCut" if isinstance(estimator, GrabCut) else "rectangles"
     return f"{amount_of_masks(run)} ({how})"
@@ -224,6 +237,28 @@ def views_text(views: Views) -> str:
     """The views whose probabilities are averaged."""
     scales = ", ".join(f"{scale:g}" for scale in views.scales)
     return f"{scales} + flipped" if views.flip else scales
+
+
+def proposals_of(params: Params, run: SemanticRun | BoxSupRun) -> ProposalSet | None:
+    """The candidates among which a run chooses; None where it does not choose."""
+    if not (isinstance(run, BoxSupRun) and isinstance(run.estimator, BoxSupLabels)):
+        return None
+    return params.proposals[f"{run.proposals}_{run.dataset}"]
+
+
+def _seen_masks(params: Params, proposals: ProposalSet) -> tuple[str, ...]:
+    """What candidates have learnt from masks, in words: then boxes are not the only supervision."""
+    found = []
+    if proposals.contours != "none":
+        found.append("contours learnt from those drawn for BSDS500")
+    ranker = params.forests.get(proposals.ranker)
+    if isinstance(ranker, RankingForest):
+        by_objects = params.datasets[ranker.dataset].kind == "voc2012"
+        masks = "masks of objects of VOC 2012" if by_objects else "regions drawn for BSDS500"
+        found.append(f"candidates ranked by what {masks} taught")
+    if proposals.algorithm.kind == "published":
+        found.append("published candidates: MCG's are ranked by masks of VOC 2012")
+    return tuple(found)
 
 
 def _init_text(params: Params, name: str) -> str:
@@ -262,7 +297,7 @@ def settings(measured: Measured) -> dict[str, str]:
         "lr": run.lr,
     }
     if isinstance(run, BoxSupRun):
-        found |= _box_settings(run)
+        found |= _box_settings(run, measured.proposals)
         if run.mask_split != "none" and measured.images:
             found["mask_images"] = measured.images[0]
     return {
@@ -280,13 +315,13 @@ def _kept(bootstrapping: Bootstrapping) -> str:
     return bootstrapping_text(bootstrapping)
 
 
-def _box_settings(run: BoxSupRun) -> dict[str, Any]:
+def _box_settings(run: BoxSupRun, proposals: ProposalSet | None) -> dict[str, Any]:
     estimator = run.estimator
-    if not isinstance(estimator, BoxSupLabels):
+    if not isinstance(estimator, BoxSupLabels) or proposals is None:
         return {"masks_from": "GrabCut" if isinstance(estimator, GrabCut) else "filled boxes"}
-    names = {"mcg": "MCG", "selective_search": "SS", "gop": "GOP"}
+    kind = proposals.algorithm.kind
     return {
-        "masks_from": names.get(run.proposals, run.proposals),
+        "masks_from": run.proposals if kind == "published" else kind.upper(),
         "top_k": estimator.top_k,
         "lam": estimator.lam,
         "lam_start": estimator.lam_start,

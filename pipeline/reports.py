@@ -13,7 +13,7 @@ from typing import Any
 import pandas as pd
 
 from pipeline.errors import BadInput
-from pipeline.params import BoxSupRun, Params, SampleDataset
+from pipeline.params import Params, SampleDataset
 from pipeline.protocol import (
     Measured,
     bootstrapping_text,
@@ -100,7 +100,7 @@ def _paper_table(
             ", ".join(f"{s:g}" for s in entry.views.scales),
             "yes" if entry.views.flip else "no",
             entry.crf,
-            supervision_text(measured.run),
+            supervision_text(measured),
             f"`{measured.section}.{entry.model}`",
             source_text(measured.tested_on),
             numbers,
@@ -152,7 +152,7 @@ def summary_table(gathered: Sequence[Measured], paper_rows: pd.DataFrame) -> str
     rows = [
         [
             m.name,
-            supervision_text(m.run),
+            supervision_text(m),
             m.run.network.stride,
             bootstrapping_text(m.run.bootstrapping),
             views_text(m.entry.views),
@@ -272,7 +272,7 @@ def card(run_name: str, group: Sequence[Measured], paper_rows: pd.DataFrame) -> 
         f"### {run_name}\n",
         f"- Data: {run.dataset}, split {run.split} (images: {images}); "
         f"{source_text(first.trained_on)}.",
-        f"- Supervision: {supervision_text(run)}.",
+        f"- Supervision: {supervision_text(first)}.",
         f"- Start: {first.init}. Precision {run.precision}, seed {run.seed}.",
         f"- Parameters (`{first.section}.{run_name}`): {_flat_text(asdict(run))}.",
     ]
@@ -298,8 +298,7 @@ def _limits(group: Sequence[Measured], paper_rows: pd.DataFrame) -> str:
             found += [terms_text(m.trained_on), terms_text(m.tested_on)]
             for text in m.entry.stands_for:
                 found += departures(m, settings_of_row(text, paper_rows))
-    if isinstance(group[0].run, BoxSupRun) and group[0].run.proposals == "mcg":
-        found += ["MCG itself was trained on masks of VOC 2012"]
+    found += group[0].seen_masks
     return "; ".join(dict.fromkeys(found))
 
 

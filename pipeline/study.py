@@ -243,6 +243,7 @@ def _run_shared(clone: Path, params: Params, environment: dict[str, str]) -> Non
         and not (clone / "data" / "raw" / name).is_dir()
     ]
     stages = [f"{stage}@{name}" for stage in ("fetch", "prepare") for name in params.datasets]
+    stages += [f"forests@{name}" for name in params.forests]
     stages += [f"propose@{name}" for name in params.proposals]
     stages += [f"weights@{name}" for name in params.weights]
     _run_units(clone, [Unit("code", ("code",))], 1, environment)

@@ -43,12 +43,13 @@ SCHEMAS = {
     "proposals": pa.schema(
         [
             ("image_id", pa.string()),
-            ("superpixels", pa.binary()),  # PNG, uint16, ids from 0
-            ("members", pa.list_(pa.uint16())),  # superpixel ids of all candidates, in rank order
-            ("offsets", pa.list_(pa.int32())),  # candidate i is members[offsets[i]:offsets[i + 1]]
-            ("scores", pa.list_(pa.float32())),
-            ("boxes", pa.list_(pa.int32())),  # four numbers each
-            ("areas", pa.list_(pa.int32())),
+            ("height", pa.int32()),
+            ("width", pa.int32()),
+            ("superpixels", pa.binary()),  # xz of (H, W) uint16, ids from 0
+            ("candidates", pa.int32()),
+            ("members", pa.binary()),  # xz of bits: a row for each superpixel, a column for each
+            ("columns", pa.list_(pa.int32())),  # of the candidates, best first; empty: 0, 1, 2, ...
+            ("scores", pa.list_(pa.float32())),  # empty: 1 - place / candidates
             ("method", pa.string()),
             ("image_sha256", pa.string()),
         ]
@@ -136,7 +137,7 @@ def read_arrow(path: Path, kind: str) -> pa.Table:
         table = pq.read_table(path)
     except FileNotFoundError:
         raise BadInput(f"{path}: not there; `dvc repro` makes it") from None
-    except (pa.ArrowInvalid, OSError) as error:
+    except (pa.ArrowException, OSError) as error:
         raise BadInput(f"{path}: not a readable parquet file ({error}); make it anew") from error
     if table.schema.names != SCHEMAS[kind].names:
         raise BadInput(f"{path}: columns {table.schema.names} are not those of a {kind} table")

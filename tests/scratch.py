@@ -16,8 +16,10 @@ COPIED = (
 PARAMS = """\
 datasets:
   sample: {kind: sample, train: 2, extra: 6, val: 3}
+forests: {}
 proposals:
-  none_sample: {kind: none, method: none, dataset: sample}
+  none_sample:
+    {method: none, dataset: sample, contours: none, ranker: none, algorithm: {kind: none}}
 weights:
   none: {kind: none}
 semantic:
@@ -74,6 +76,9 @@ def make_project(folder: Path, params: str = PARAMS) -> Path:
     (folder / "reports").mkdir()
     for table in (PROJECT / "reports").glob("*.csv"):
         shutil.copyfile(table, folder / "reports" / table.name)
+    (folder / "data" / "forests").mkdir(parents=True)
+    nothing = Path("data") / "forests" / "none.npz"
+    shutil.copyfile(PROJECT / nothing, folder / nothing)
     (folder / ".dvc").mkdir()
     shutil.copyfile(PROJECT / ".dvc" / "config", folder / ".dvc" / "config")
     shutil.copyfile(PROJECT / ".dvc" / ".gitignore", folder / ".dvc" / ".gitignore")

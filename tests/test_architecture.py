@@ -9,8 +9,11 @@ ROOT = Path(__file__).resolve().parents[1]
 VOCABULARY = {"categories", "boxes", "masks", "params", "errors"}
 PAPERS = {"models", "losses", "labels", "instances", "crf", "proposals", "transforms", "metrics"}
 DISK = {"datasets", "tables", "reports", "figures", "protocol", "exports"}
-BETWEEN = {"training", "inference", "fitting", "checkpoints", "box_labels"}
-TOP = {"stages", "scoring", "__main__"}
+BETWEEN = {
+    "training", "inference", "fitting", "checkpoints", "box_labels", "shards", "proposing", "forests",
+    "edge_training", "ranker_training",
+}  # fmt: skip
+TOP = {"stages", "scoring", "proposal_commands", "proposal_arguments", "__main__"}
 TOOLS = {  # behind the command line: folders of work, and files about runs
     "work", "code_digest", "catalogue", "costs", "yaml_edit", "study", "study_report", "pruning",
     "paper_map", "machine", "places",

@@ -21,6 +21,7 @@ each = pytest.mark.parametrize(("kind", "archive"), ALL, ids=lambda x: getattr(x
 def test_every_dataset_is_there():
     assert set(ARCHIVES) == {
         "voc2012", "voc2007", "voc2010", "sbd", "context", "coco2014", "coco2017", "cityscapes",
+        "bsds500",
     }  # fmt: skip
 
 
@@ -94,6 +95,14 @@ LAYOUTS: dict[str, dict[str, bytes | None]] = {
         "benchmark_RELEASE/dataset/cls/2008_000002.mat": b"mat",
     },
     "trainval.tar.gz": {"trainval/2008_000002.mat": b"mat", "labels.txt": b"1: accordion"},
+    "BSR_bsds500.tgz": {
+        "BSR/": None,
+        "BSR/bench/benchmarks/allBench.m": b"code",
+        "BSR/documentation/README.txt": b"how to",
+        "BSR/BSDS500/data/images/test/100007.jpg": b"jpeg",
+        "BSR/BSDS500/data/groundTruth/test/100007.mat": b"mat",
+        "BSR/BSDS500/ucm2/test/100007.mat": b"mat",
+    },
     "59_labels.txt": {"59_labels.txt": b"1: aeroplane"},
     "gtFine_trainvaltest.zip": {
         "README": b"read",
@@ -117,7 +126,7 @@ LAYOUTS: dict[str, dict[str, bytes | None]] = {
         },
     }.items()
 }
-SKIPPED = ("README", "benchmark_code", "captions", "person_keypoints", "license")
+SKIPPED = ("README", "benchmark_code", "bench/", "captions", "person_keypoints", "license")
 
 
 @pytest.fixture

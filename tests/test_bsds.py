@@ -4,55 +4,19 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from bsds_copy import H, W, borders, segmentations, write_drawn, write_mat
 from PIL import Image
 
-from pipeline.datasets.bsds import fitting_and_reporting, open_bsds
+from pipeline.costs import num_categories, split_sizes
+from pipeline.datasets.bsds import count_drawings, fitting_and_reporting, open_bsds, open_tree
 from pipeline.datasets.matfile import encode_variables
+from pipeline.datasets.tree import Place, Problems, Tree
 from pipeline.errors import BadFile
+from pipeline.params import Bsds500Dataset
+from pipeline.protocol import source_text, terms_text
 
 REAL = Path(__file__).resolve().parents[1].parent / "shared" / "real" / "bsds500"
-H, W = 12, 17
-
-
-def segmentations(number: int) -> list[np.ndarray]:
-    """What two people drew on an image: halves, and thirds."""
-    columns = np.arange(W)[None].repeat(H, axis=0)
-    return [
-        (1 + (columns >= 8 + number % 3)).astype(np.uint16),
-        (1 + columns // 6).astype(np.uint16),
-    ]
-
-
-def borders(segmentation: np.ndarray) -> np.ndarray:
-    """True left of where the region changes."""
-    return np.diff(segmentation, axis=1, append=segmentation[:, -1:]) != 0
-
-
-def write_drawn(folder: Path, split: str, image_id: str, number: int = 0, *, ucm: bool) -> None:
-    paths = {
-        kind: folder / kind / split / f"{image_id}{suffix}"
-        for kind, suffix in (
-            ("data/images", ".jpg"),
-            ("data/groundTruth", ".mat"),
-            ("ucm2", ".mat"),
-        )
-    }
-    for path in paths.values():
-        path.parent.mkdir(parents=True, exist_ok=True)
-    drawn = segmentations(number)
-    image = np.dstack([drawn[0] * 100] * 3).astype(np.uint8)
-    Image.fromarray(image).save(paths["data/images"], quality=95)
-    people = np.empty((1, len(drawn)), object)
-    for place, segmentation in enumerate(drawn):
-        people[0, place] = {
-            "Segmentation": segmentation,
-            "Boundaries": borders(segmentation).astype(np.uint8),
-        }
-    paths["data/groundTruth"].write_bytes(encode_variables({"groundTruth": people}))
-    if ucm:
-        grid = np.zeros((2 * H + 1, 2 * W + 1))
-        grid[:, 16] = 0.5
-        paths["ucm2"].write_bytes(encode_variables({"ucm2": grid}))
+STRICT = Problems(collect=False)
 
 
 @pytest.fixture
@@ -121,6 +85,7 @@ def test_an_empty_folder_says_what_belongs_there(tmp_path):
         (encode_variables({"groundTruth": np.zeros((2, 2))}), "no groundTruth"),
         (encode_variables({"other": np.zeros((2, 2))}), "no groundTruth"),
         (encode_variables({"groundTruth": np.array([[{"a": 1.0}]], object)}), "no Segmentation"),
+        (encode_variables({"groundTruth": np.zeros((1, 0), object)}), "no person's drawing"),
     ],
 )
 def test_a_wrong_file_of_drawings_is_named(copy, content, message):
@@ -153,7 +118,7 @@ def test_no_damage_to_a_file_of_drawings_gets_past(copy):
 def test_drawings_of_another_size_are_refused(copy):
     path = copy / "BSDS500" / "data" / "images" / "train" / "100.jpg"
     Image.fromarray(np.zeros((H + 1, W, 3), np.uint8)).save(path)
-    with pytest.raises(BadFile, match="of the image's size"):
+    with pytest.raises(BadFile, match=f"{W}x{H} pixels, but the image has {W}x{H + 1}"):
         open_bsds(copy).read("100")
 
 
@@ -165,6 +130,137 @@ def test_a_hierarchy_that_is_no_grid_is_refused(copy, shape):
         open_bsds(copy).read_ucm("103")
 
 
+@pytest.mark.parametrize("value", [np.nan, np.inf, -0.5])
+def test_a_hierarchy_of_what_are_no_strengths_is_refused(copy, value):
+    path = copy / "BSDS500" / "ucm2" / "train" / "103.mat"
+    write_mat(path, ucm2=np.full((2 * H + 1, 2 * W + 1), value))
+    with pytest.raises(BadFile, match="no strengths"):
+        open_bsds(copy).read_ucm("103")
+
+
+@pytest.mark.parametrize("value", [np.nan, 1.5, -1.0, 70_000.0])
+def test_numbers_that_are_of_no_region_are_refused(copy, value):
+    drawn = {"Segmentation": np.full((H, W), value), "Boundaries": np.zeros((H, W), np.uint8)}
+    path = copy / "BSDS500" / "data" / "groundTruth" / "train" / "100.mat"
+    write_mat(path, groundTruth=np.array([[drawn]], object))
+    with pytest.raises(BadFile, match="no numbers of regions"):
+        open_bsds(copy).read("100")
+
+
+def test_every_person_must_have_drawn_on_this_image(copy):
+    one = {"Segmentation": np.ones((H, W), np.uint16), "Boundaries": np.zeros((H, W), np.uint8)}
+    other = {name: drawn.T for name, drawn in one.items()}
+    people = np.empty((1, 2), object)
+    people[0] = one, other
+    path = copy / "BSDS500" / "data" / "groundTruth" / "train" / "100.mat"
+    write_mat(path, groundTruth=people)
+    with pytest.raises(BadFile, match="rows and columns are exchanged"):
+        open_bsds(copy).read("100")
+    assert count_drawings(path) == 2
+    assert count_drawings(path.with_name("gone.mat")) == 0
+
+
+# --- as a dataset of the pipeline -----------------------------------------------------------------
+def tree_of(folder: Path, problems: Problems = STRICT) -> Tree:
+    return open_tree(Place("bsds500", folder), problems)
+
+
+@pytest.mark.parametrize("below", ["", "BSDS500"])
+def test_as_a_dataset_it_has_images_and_nothing_else(copy, below):
+    write_drawn(copy / "BSDS500", "test", "7", ucm=False)
+    tree = tree_of(copy / below)
+    assert tree.splits == {"train": [f"10{n}" for n in range(8)], "test": ["7"]}
+    assert tree.categories == ()
+    sample = tree.read(tree.record("103"), STRICT)
+    inner = "BSDS500/" if not below else ""
+    assert sample.path == f"bsds500/{inner}data/images/train/103.jpg"
+    assert (sample.size, sample.source) == ((H, W), "bsds500")
+    assert sample.label_map is None and sample.objects is None
+
+
+def test_the_files_of_an_image_are_its_drawings_and_perhaps_a_hierarchy(copy):
+    files = tree_of(copy).files_of("103")
+    base = "bsds500/BSDS500"
+    image, drawings = f"{base}/data/images/train/103.jpg", f"{base}/data/groundTruth/train/103.mat"
+    assert set(files.must) == {image, drawings}
+    assert set(files.may) == {f"{base}/ucm2/train/103.mat"}
+    assert all(path == copy / name.removeprefix("bsds500/") for name, path in files.must.items())
+
+
+def test_its_notes_say_what_the_copy_lacks(copy):
+    assert tree_of(copy).notes == (
+        "no images of val; officially 100",
+        "no images of test; officially 200",
+        "train: published hierarchies (ucm2) of 1 of 8 images",
+    )
+
+
+def test_an_image_without_drawings_and_drawings_without_an_image_are_faults(copy):
+    folder = copy / "BSDS500" / "data"
+    (folder / "groundTruth" / "train" / "100.mat").unlink()
+    (folder / "images" / "train" / "101.jpg").unlink()
+    tree = tree_of(copy)
+    for image_id in ("100", "101"):
+        with pytest.raises(BadFile, match="not there"):
+            tree.read(tree.record(image_id), STRICT)
+    assert open_bsds(copy).ids["train"] == tuple(f"10{n}" for n in range(2, 8))
+
+
+def test_all_faults_of_an_image_are_collected(copy):
+    folder = copy / "BSDS500"
+    (folder / "data" / "groundTruth" / "train" / "103.mat").write_bytes(b"")
+    write_mat(folder / "ucm2" / "train" / "103.mat", ucm2=np.zeros((2 * W + 1, 2 * H + 1)))
+    problems = Problems(collect=True)
+    tree = tree_of(copy)
+    assert tree.read(tree.record("103"), problems).size == (H, W)
+    drawings, hierarchy = problems.found
+    assert drawings.path.parent.parent.name == "groundTruth"
+    assert f"of {H}x{W} pixels, but the image has {W}x{H}" in hierarchy.problem
+    with pytest.raises(BadFile):
+        tree.read(tree.record("103"), STRICT)
+
+
+@pytest.mark.parametrize(("one", "other"), [("train", "val"), ("train", "test"), ("val", "test")])
+def test_no_image_is_in_two_splits(tmp_path, one, other):
+    for split in (one, other):
+        write_drawn(tmp_path / "BSDS500", split, "5", ucm=False)
+    with pytest.raises(BadFile, match="1 of its images are in") as caught:
+        tree_of(tmp_path)
+    assert caught.value.path.name == other
+    problems = Problems(collect=True)
+    assert tree_of(tmp_path, problems).ids() == ["5"] and len(problems.found) == 1
+
+
+def test_hidden_files_are_no_images_and_odd_names_are_told(copy):
+    folder = copy / "BSDS500" / "data" / "images" / "train"
+    (folder / "._100.jpg").write_bytes(b"beside it, by a file system")
+    assert len(tree_of(copy).ids()) == len(open_bsds(copy).ids["train"]) == 8
+    (folder / "copy of 100.jpg").write_bytes(b"")
+    with pytest.raises(BadFile, match="no image id"):
+        tree_of(copy)
+
+
+def test_what_is_no_copy_is_refused_as_a_dataset(copy, tmp_path):
+    with pytest.raises(BadFile, match="name the folder around it"):
+        tree_of(copy / "BSDS500" / "data")
+    empty = tmp_path / "empty"
+    with pytest.raises(BadFile, match="BSR_bsds500.tgz"):
+        tree_of(empty)
+    (empty / "data" / "images" / "train").mkdir(parents=True)
+    with pytest.raises(BadFile, match="no image in train/"):
+        tree_of(empty)
+    problems = Problems(collect=True)
+    assert tree_of(empty, problems).ids() == [] and len(problems.found) == 1
+
+
+def test_the_published_copy_has_500_images_and_no_categories():
+    entry = Bsds500Dataset("bsds500")
+    assert split_sizes(entry) == {"train": 200, "val": 100, "test": 200, "all": 500}
+    assert num_categories(entry) is None
+    assert source_text(entry) == "BSDS500" and "research use only" in terms_text(entry)
+
+
+# --- the real part --------------------------------------------------------------------------------
 @pytest.mark.skipif(not REAL.is_dir(), reason="no part of BSDS500 here")
 def test_the_real_part_reads_as_scipy_reads_it():
     from scipy.io import loadmat

@@ -9,6 +9,7 @@ from pipeline import yaml_edit
 from pipeline.catalogue import (
     SECTIONS,
     STAGES,
+    WITHOUT_RUNS,
     activate,
     deactivate,
     dry_run,
@@ -34,8 +35,11 @@ PARAMS = """\
 datasets:
   sample: {kind: sample, train: 4,   extra: 4, val: 2}  # odd   spacing stays
 
+forests: {}
+
 proposals:
-  none_sample: {kind: none, method: none, dataset: sample}
+  none_sample:
+    {method: none, dataset: sample, contours: none, ranker: none, algorithm: {kind: none}}
 
 weights:
   none: {kind: none}
@@ -82,7 +86,7 @@ def test_a_group_brings_in_what_the_catalogue_says(root):
     assert sorted(ours.evaluations) == sorted(names)
     for file in FILES:
         theirs = load_catalogue(ROOT / "params" / f"{file}.yaml")
-        for section in ("proposals", "semantic", "boxsup", "evaluations"):
+        for section in ("forests", "proposals", "semantic", "boxsup", "evaluations"):
             for name, entry in getattr(ours, section).items():
                 assert getattr(theirs, section).get(name, entry) == entry
 
@@ -92,12 +96,13 @@ def test_every_entry_of_the_catalogue_can_be_active(root, file):
     content = read_yaml(ROOT / "params" / f"{file}.yaml")
     (root / "params.yaml").write_text("".join(f"{section}: {{}}\n\n" for section in SECTIONS))
     grouped = {name for names in content["groups"].values() for name in names}
-    names = [*content["groups"], *content["datasets"], *(content["evaluations"].keys() - grouped)]
+    names = [*content["groups"], *(content["evaluations"].keys() - grouped)]
+    names += [name for section in WITHOUT_RUNS for name in content[section]]
     activate(root, [f"{file}/{name}" for name in names])
     active = read_yaml(root / "params.yaml")
     load_params(root / "params.yaml")
     for section in SECTIONS:  # none is left out, though weights.none stands for nothing but itself
-        unneeded = {"none", "none_voc2012"} if section in ("weights", "proposals") else set()
+        unneeded = {"none"} if section == "weights" else set()
         assert set(content[section]) - set(active[section]) <= unneeded
         assert all(active[section][name] == content[section][name] for name in active[section])
 
@@ -112,6 +117,19 @@ def test_brings_in_a_dataset_that_no_run_asks_for(root, capsys):
         "voc2007",
     ]
     assert not params.evaluations
+
+
+def test_proposals_bring_in_their_forests_and_take_them_out_again(root):
+    before = text_of(root)
+    assert activate(root, ["dai2015/mcg_voc_voc2012"]) == []
+    params = load_params(root / "params.yaml")
+    assert set(params.forests) == {"bsds_contours", "voc_ranking"}
+    assert set(params.proposals) == {"none_sample", "mcg_voc_voc2012"}
+    assert set(params.datasets) == {"sample", "bsds500", "voc2012"}
+    with pytest.raises(BadInput, match="what else is active needs dai2015/bsds_contours"):
+        deactivate(root, ["dai2015/bsds_contours"])
+    deactivate(root, ["dai2015/mcg_voc_voc2012"])
+    assert text_of(root) == before
 
 
 def test_pictures_of_photographs_stay_out_of_git():
@@ -183,8 +201,8 @@ def test_does_not_bring_back_what_an_edited_run_no_longer_needs(root):
     [
         ("table1", "write FILE/NAME"),
         ("nothing/table1", "one of dai2015, sample, wu2016"),
-        ("wu2016/nothing", "no group, evaluation, run or dataset 'nothing'"),
-        ("wu2016/imagenet_resnet50", "no group, evaluation, run or dataset"),
+        ("wu2016/nothing", "no 'nothing' in it; there are: "),
+        ("wu2016/imagenet_resnet50", "no 'imagenet_resnet50' in it"),
     ],
 )
 def test_says_what_names_there_are(root, name, message):
@@ -247,10 +265,8 @@ def test_reads_overrides_of_the_command_line_as_yaml():
 # --- deactivate --------------------------------------------------------------------------------
 @pytest.mark.parametrize("name", ["sample/all", "wu2016/table1", "dai2015/table2"])
 def test_deactivate_undoes_activate_to_the_byte(root, name):
-    kept = PARAMS.replace(
-        "proposals:\n  none_sample: {kind: none, method: none, dataset: sample}", ""
-    )
-    kept = kept.replace("\nweights", "proposals: {}  # none\n\nweights", 1)
+    start, end = PARAMS.index("proposals:"), PARAMS.index("\nweights")
+    kept = PARAMS[:start] + "proposals: {}  # none\n" + PARAMS[end:]
     (root / "params.yaml").write_text(kept)
     activate(root, ["sample/sample_mask_s8"])
     before = text_of(root)
@@ -492,7 +508,7 @@ def test_with_needs_follows_parents_to_the_end():
         ("boxsup", "sample_semi"),
         ("weights", "sample_pretrained"),
         ("weights", "none"),
-        ("proposals", "scg_sample"),
+        ("proposals", "mcg_sample"),
         ("datasets", "sample"),
     }
 

@@ -18,7 +18,9 @@ from pipeline.datasets.edge_files import (
     write_forest,
 )
 from pipeline.datasets.matfile import encode_variables
+from pipeline.edge_training import best_f, fit_edges, train_edges
 from pipeline.errors import BadFile, BadInput, PlaceByHand
+from pipeline.forests import open_contours
 from pipeline.metrics.contours import count_matches, f_measures
 from pipeline.proposals.boosted import FEATURES, boosted_edges, edge_features, edge_samples
 from pipeline.proposals.edges import (
@@ -29,7 +31,6 @@ from pipeline.proposals.edges import (
     thin_contours,
 )
 from pipeline.proposals.forest import Forest, fit
-from pipeline.stages.edges import best_f, fit_edges, open_forest, train_edges
 
 REAL = Path(__file__).resolve().parents[1].parent / "shared" / "real" / "bsds500"
 FIT = {"trees": 20, "depth": 3, "rate": 0.3, "bins": 32, "share": 0.5, "seed": 0}
@@ -178,7 +179,7 @@ def test_a_forest_comes_back_from_its_file_and_the_file_is_the_same_every_time(f
     for name in ("one.npz", "two.npz"):
         write_forest(tmp_path / name, asdict(forest))
     assert (tmp_path / "one.npz").read_bytes() == (tmp_path / "two.npz").read_bytes()
-    back = open_forest(tmp_path / "one.npz")
+    back = open_contours(tmp_path / "one.npz")
     for name, array in asdict(forest).items():
         np.testing.assert_array_equal(array, getattr(back, name))
     assert sorted(p.name for p in tmp_path.iterdir()) == ["one.npz", "two.npz"]
@@ -196,10 +197,10 @@ def test_a_file_that_is_no_forest_is_named(forest, tmp_path):
             read_forest(path)
     write_forest(path, asdict(forest) | {"leaves": forest.leaves[:1]})
     with pytest.raises(BadFile, match="leaves is"):
-        open_forest(path)
+        open_contours(path)
     write_forest(path, asdict(forest) | {"features": forest.features + np.uint8(31)})
     with pytest.raises(BadFile, match="looks at feature"):
-        open_forest(path)
+        open_contours(path)
 
 
 def test_strengths_are_read_from_arrays_pictures_and_hierarchies(tmp_path):
@@ -302,7 +303,7 @@ def write_bsds(folder: Path, count: int) -> None:
 
 
 def test_trains_a_forest_and_says_how_good_it_is(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("pipeline.stages.edges.SAMPLES", 500)
+    monkeypatch.setattr("pipeline.edge_training.SAMPLES", 500)
     write_bsds(tmp_path, 5)
     out = tmp_path / "forest.npz"
     train_edges(tmp_path, out)
@@ -310,7 +311,7 @@ def test_trains_a_forest_and_says_how_good_it_is(tmp_path, capsys, monkeypatch):
     assert "from 3 images" in lines[0] and "of 2 other images" in lines[1]
     strength = {words[0]: float(words[1]) for words in map(str.split, lines[2:])}
     assert strength.keys() == {"gradient", "boosted"} and strength["boosted"] > 0.8
-    assert open_forest(out).features.shape == (400, 6)
+    assert open_contours(out).features.shape == (400, 6)
 
 
 def test_the_command_refuses_what_cannot_work_before_it_begins(tmp_path):

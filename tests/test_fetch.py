@@ -1,11 +1,13 @@
 """From the published archives to prepared data: every dataset, served on loopback in its layout."""
 
+import json
 import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from bsds_copy import write_bsds
 from file_server import FileServer, md5, serving, tar_of, zip_of
 
 from pipeline.categories import SAMPLE, VOC
@@ -15,11 +17,12 @@ from pipeline.datasets.sample import write_sample, write_voc2007
 from pipeline.datasets.sample_cityscapes import write_cityscapes
 from pipeline.datasets.sample_coco import write_coco
 from pipeline.datasets.sample_context import write_context
-from pipeline.errors import PlaceByHand
-from pipeline.params import SECTIONS, load_params
+from pipeline.errors import BadInput, PlaceByHand
+from pipeline.params import SECTIONS, NoCandidates, ProposalSet, load_params
 from pipeline.stages import fetch as fetch_module
 from pipeline.stages.fetch import fetch
 from pipeline.stages.prepare import prepare
+from pipeline.stages.propose import training_images
 
 # dataset: its entry, the places it needs, and {split: images} once it is prepared
 DATASETS = {
@@ -37,6 +40,7 @@ DATASETS = {
         ["coco2017"],
         {"train2017": 2, "val2017": 1},
     ),
+    "bsds500": ("{kind: bsds500}", ["bsds500"], {"train": 3, "val": 1, "test": 2}),
     "both": (
         "{kind: mixture, masks: {kind: voc2012}, split: train_aug, boxes: [{kind: voc2007}, "
         "{kind: coco, year: 2014, categories: voc, others: background}]}",
@@ -69,6 +73,7 @@ def published(tmp_path_factory) -> dict[str, dict[str, bytes]]:
     write_coco(folder / "coco2014", 2, 1, 2014)
     write_coco(folder / "coco2017", 2, 1, 2017)
     write_cityscapes(folder / "cityscapes", 2, 1)
+    write_bsds(folder / "bsds500", 3, 1, 2)
     return {
         place: {archive.name: packed(archive, folder / place) for archive in archives}
         for place, archives in ARCHIVES.items()
@@ -153,6 +158,51 @@ def test_what_wants_a_login_is_taken_up_once_it_lies_there(server, published, tm
     assert server.asked == []
 
 
+def test_images_without_categories_are_prepared_as_images_alone(tmp_path, monkeypatch):
+    copy = tmp_path / "copy"
+    write_bsds(copy, 2, 1, 1)
+    monkeypatch.setenv("PIPELINE_DATA_BSDS500", str(copy))
+    root = project(tmp_path, "bsds500", "{kind: bsds500}")
+    params = load_params(root / "params.yaml")
+    fetch(root, params, "bsds500")
+    names = json.loads((root / "data/raw/bsds500.manifest.json").read_text())["files"]
+    assert len(names) == 4 * 2 + 3  # three of the images have hierarchies
+    prepare(root, params, "bsds500")
+    data = Prepared(root, "bsds500")
+    assert data.categories == () and len(data.instances) == 0
+    assert not data.images["has_masks"].any() and not data.images["has_boxes"].any()
+    assert len(data.objects("1000")) == 0
+    with pytest.raises(BadInput, match="bsds500 has no label map of the image '1000'"):
+        data.label_map("1000")
+    (copy / "BSR/BSDS500/ucm2/val/2000.mat").unlink()  # the forests would be others
+    with pytest.raises(BadInput, match="gone since"):
+        prepare(root, params, "bsds500")
+
+
+def test_a_copy_with_an_image_that_nobody_drew_on_is_not_taken(tmp_path, monkeypatch):
+    copy = tmp_path / "copy"
+    write_bsds(copy, 2, 0, 0)
+    (copy / "BSR/BSDS500/data/groundTruth/train/1001.mat").unlink()
+    monkeypatch.setenv("PIPELINE_DATA_BSDS500", str(copy))
+    root = project(tmp_path, "bsds500", "{kind: bsds500}")
+    with pytest.raises(BadInput, match="1 files of listed images are missing: .*1001.mat"):
+        fetch(root, load_params(root / "params.yaml"), "bsds500")
+
+
+def test_candidates_are_made_of_all_its_images(tmp_path, monkeypatch):
+    copy = tmp_path / "copy"
+    write_bsds(copy, 2, 1, 1)
+    monkeypatch.setenv("PIPELINE_DATA_BSDS500", str(copy))
+    root = project(tmp_path, "bsds500", "{kind: bsds500}")
+    params = load_params(root / "params.yaml")
+    fetch(root, params, "bsds500")
+    prepare(root, params, "bsds500")
+    entry = ProposalSet("none", "bsds500", "none", "none", NoCandidates("none"))
+    images = training_images(root, "bsds500", entry)
+    assert [image.image_id for image in images] == ["1000", "1001", "2000", "3000"]
+    assert all(image.path.is_file() and image.size == (12, 17) for image in images)
+
+
 # --- real copies ----------------------------------------------------------------------------------
 REAL = Path(__file__).resolve().parents[1].parent / "shared" / "real"
 COCO = "{{kind: coco, year: 2017, categories: {}, others: ignore}}"
@@ -197,3 +247,18 @@ def test_real_copies_are_prepared_where_they_lie(tmp_path, monkeypatch, dataset)
         labels = data.label_map(image_id)
         assert labels.shape == data.size(image_id)
         assert labels[labels != 255].max(initial=0) < len(data.categories)
+
+
+@pytest.mark.skipif(not REAL.exists(), reason="no real images here")
+def test_the_real_part_of_bsds500_is_prepared_where_it_lies(tmp_path, monkeypatch):
+    monkeypatch.setenv("PIPELINE_DATA_BSDS500", str(REAL / "bsds500"))
+    root = project(tmp_path, "bsds500", "{kind: bsds500}")
+    params = load_params(root / "params.yaml")
+    fetch(root, params, "bsds500")
+    names = json.loads((root / "data/raw/bsds500.manifest.json").read_text())["files"]
+    assert len(names) == 100 + 100 + 10
+    prepare(root, params, "bsds500")
+    data = Prepared(root, "bsds500")
+    assert set(data.images["split"]) == {"train"} and len(data.ids("train")) == 100
+    assert set(map(tuple, data.images[["height", "width"]].to_numpy())) == {(321, 481), (481, 321)}
+    assert data.image("100075").shape[:2] == data.size("100075")

@@ -826,7 +826,7 @@ def test_coco_as_somebodys_own_folder_is_what_its_own_reader_reads(tmp_path):
 def test_the_parameters_of_the_how_to_are_valid(tmp_path):
     text = (ROOT / "docs" / "OWN_IMAGES.md").read_text(encoding="utf-8")
     block = text[text.index("    datasets:\n") : text.index("\nThen\n")]
-    rest = "weights:\n  none: {kind: none}\ninstance: {}\n"
+    rest = "forests: {}\nweights:\n  none: {kind: none}\ninstance: {}\n"
     (tmp_path / "params.yaml").write_text(textwrap.dedent(block) + rest)
     params = load_params(tmp_path / "params.yaml")
     models = {evaluation.model for evaluation in params.evaluations.values()}

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from bsds_copy import H, W, write_bsds
 from PIL import Image
 from scipy.io import loadmat, savemat
 
@@ -29,6 +30,7 @@ WRITERS: dict[str, Callable[[Path], None]] = {
     "context": lambda root: write_context(root, 2, 1),
     "coco2017": lambda root: write_coco(root, 2, 1, 2017),
     "folder": lambda root: write_folder(root, 2, 1, "coco"),
+    "bsds500": lambda root: write_bsds(root, 2, 1, 1),
 }
 COPY_OF = {"sbd": "sample", "coco": "coco2017"}  # others that read what was drawn for these
 KEYS = {"images", "semantic_masks", "instance_masks", "boxes"}
@@ -90,6 +92,17 @@ def test_counts_are_those_of_what_was_drawn(drawn, tmp_path):
     assert sum(found.categories.values()) == boxes
     trainval, aug = found.splits["trainval"], found.splits["train_aug"]
     assert trainval["boxes"] + aug["boxes"] - found.splits["train"]["boxes"] == boxes
+
+
+def test_what_people_drew_is_counted(drawn, tmp_path):
+    found = inspect("bsds500", drawn / "bsds500", tmp_path)
+    assert {split: counts["images"] for split, counts in found.splits.items()} == {
+        "train": 2, "val": 1, "test": 1,
+    }  # fmt: skip
+    assert found.categories == {}
+    assert "train: published hierarchies (ucm2) of 1 of 2 images" in found.notes
+    assert "train: 4 drawings of 2 images, at least 2 and at most 2 of one" in found.notes
+    assert "test: 1 images; officially 200" in found.notes
 
 
 def test_every_known_dataset_can_be_asked_for(tmp_path):
@@ -213,6 +226,23 @@ def transposed_mat(path: Path) -> None:
         savemat(path, {name: array.T})
 
 
+def transposed_drawing(path: Path) -> None:
+    people = loadmat(path)["groundTruth"]
+    drawn = people[0, -1][0, 0]
+    people[0, -1] = {name: drawn[name].T for name in drawn.dtype.names}
+    savemat(path, {"groundTruth": people})
+
+
+def without_boundaries(path: Path) -> None:
+    people = loadmat(path)["groundTruth"]
+    people[0, 0] = {"Segmentation": people[0, 0]["Segmentation"][0, 0]}
+    savemat(path, {"groundTruth": people})
+
+
+def grid(shape: tuple[int, int]) -> Callable[[Path], None]:
+    return lambda path: savemat(path, {"ucm2": np.zeros(shape)})
+
+
 def other_key(path: Path) -> None:
     savemat(path, {"other": np.zeros((2, 2))})
 
@@ -223,6 +253,7 @@ def append(line: str) -> Callable[[Path], None]:
 
 T0, T1, E0 = image_id("train", 0), image_id("train", 1), image_id("extra", 0)
 VOC, SBD = "VOC2012", "benchmark_RELEASE/dataset"
+BSDS = "BSR/BSDS500"
 CITY = "ringstadt/ringstadt_000000_000019"
 LABELS, COCO_JSON = f"gtFine/train/{CITY}_gtFine", "annotations/instances_train2017.json"
 DAMAGES: list[tuple[str, str, Callable[[Path], object]]] = [
@@ -304,6 +335,28 @@ DAMAGES: list[tuple[str, str, Callable[[Path], object]]] = [
     ("folder", "categories.txt", pipe),
     ("folder", "categories.txt", empty),
     ("folder", "categories.txt", remove),
+    ("bsds500", f"{BSDS}/data/images/train/1000.jpg", cut),
+    ("bsds500", f"{BSDS}/data/images/train/1000.jpg", empty),
+    ("bsds500", f"{BSDS}/data/images/train/1000.jpg", remove),
+    ("bsds500", f"{BSDS}/data/images/train/1000.jpg", loop),
+    ("bsds500", f"{BSDS}/data/images/train/1000.jpg", pipe),
+    ("bsds500", f"{BSDS}/data/images/train/1000.jpg", sixteen_bits),
+    ("bsds500", f"{BSDS}/data/groundTruth/val/2000.mat", cut),
+    ("bsds500", f"{BSDS}/data/groundTruth/val/2000.mat", empty),
+    ("bsds500", f"{BSDS}/data/groundTruth/val/2000.mat", remove),
+    ("bsds500", f"{BSDS}/data/groundTruth/val/2000.mat", loop),
+    ("bsds500", f"{BSDS}/data/groundTruth/val/2000.mat", pipe),
+    ("bsds500", f"{BSDS}/data/groundTruth/val/2000.mat", folder_instead),
+    ("bsds500", f"{BSDS}/data/groundTruth/val/2000.mat", other_key),
+    ("bsds500", f"{BSDS}/data/groundTruth/val/2000.mat", transposed_drawing),
+    ("bsds500", f"{BSDS}/data/groundTruth/val/2000.mat", without_boundaries),
+    ("bsds500", f"{BSDS}/ucm2/test/3000.mat", cut),
+    ("bsds500", f"{BSDS}/ucm2/test/3000.mat", loop),
+    ("bsds500", f"{BSDS}/ucm2/test/3000.mat", pipe),
+    ("bsds500", f"{BSDS}/ucm2/test/3000.mat", other_key),
+    ("bsds500", f"{BSDS}/ucm2/test/3000.mat", grid((2 * H + 3, 2 * W + 1))),
+    ("bsds500", f"{BSDS}/ucm2/test/3000.mat", grid((2 * W + 1, 2 * H + 1))),
+    ("bsds500", f"{BSDS}/ucm2/test/3000.mat", grid((H, W))),
 ]  # fmt: skip
 
 
@@ -387,6 +440,7 @@ def test_the_command_writes_json_and_ends_with_1_where_there_are_problems(
         ("voc2012", "VOCdevkit", {"train": (25, 25), "val": (47, 47), "train_aug": (139, 139)}),
         ("coco", "coco", {"train2017": (80, 80, 705, 705), "val2017": (40, 40, 341, 341)}),
         ("cityscapes", "cityscapes", {"val": (3, 3, 0, 0)}),
+        ("bsds500", "bsds500", {"train": (100, 0, 0, 0)}),  # and see below
         ("cityscapes", "cityscapes_small", {"train": (72, 72), "val": (18, 18)}),  # and see below
     ],
 )  # fmt: skip
@@ -398,6 +452,9 @@ def test_real_copies_hold_what_their_readme_says(tmp_path, dataset, folder, coun
     if dataset == "voc2012":
         assert sum(found.categories.values()) == 561
         assert (found.categories["person"], found.categories["dog"]) == (187, 7)
+    if dataset == "bsds500":
+        assert "train: 539 drawings of 100 images, at least 5 and at most 7 of one" in found.notes
+        assert "train: published hierarchies (ucm2) of 10 of 100 images" in found.notes
     if folder == "cityscapes_small":  # 3 of the objects are caravans and trailers
         masks, boxes = (
             sum(counts[key] for counts in found.splits.values())

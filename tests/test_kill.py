@@ -26,9 +26,10 @@ BOXSUP = PARAMS.replace(
       fallback_box_iou: 0.3}""",
 ).replace(
     "weights:",
-    """  scg_sample: {kind: scg, method: scg, dataset: sample, edges: gradient, sigma: 2.0,
-    min_area: 20, singletons: 100, pairs: 100, triplets: 100, quadruplets: 0,
-    max_overlap: 0.95, max_candidates: 200, fill_holes: false}
+    """  scg_sample: {method: scg, dataset: sample, contours: none, ranker: none,
+    algorithm: {kind: scg, edges: {kind: gradient, sigma: 2.0}, min_area: 20, singletons: 100,
+      pairs: 100, triplets: 100, quadruplets: 0, max_overlap: 0.95, max_candidates: 200,
+      fill_holes: false}}
 weights:""",
 )
 

@@ -10,19 +10,16 @@ from PIL import Image
 from scipy.ndimage import binary_fill_holes
 
 from pipeline.errors import BadInput
-from pipeline.params import McgProposals, Params, ScgProposals, build, check_values
-from pipeline.proposals.edges import gradient_edges
+from pipeline.params import GradientEdges, Mcg, Params, Scg, build, check_values
+from pipeline.proposals.edges import edges
 from pipeline.proposals.form import Proposals
 from pipeline.proposals.hierarchy import Hierarchy
-from pipeline.proposals.mcg import MAX_PIXELS, fused, mcg
-from pipeline.proposals.scg import scg
+from pipeline.proposals.mcg import MAX_PIXELS, fused
+from pipeline.proposals.methods import propose
 
-SETTINGS = McgProposals(
+SETTINGS = Mcg(
     kind="mcg",
-    method="mcg",
-    dataset="drawn",
-    edges="gradient",
-    sigma=1.0,
+    edges=GradientEdges("gradient", sigma=1.0),
     min_area=20,
     align_cut=0.1,
     singletons=(90, 200, 200, 300),
@@ -34,6 +31,10 @@ SETTINGS = McgProposals(
     fill_holes=True,
 )
 BSDS = Path(__file__).resolve().parents[1].parent / "shared" / "real" / "bsds500" / "BSDS500"
+
+
+def found_by(image: np.ndarray, settings: Mcg | Scg) -> Proposals:
+    return propose(image, settings, edges("gradient", sigma=settings.edges.sigma), None)
 
 
 def drawn(seed: int, height: int = 90, width: int = 120) -> tuple[np.ndarray, np.ndarray]:
@@ -55,7 +56,7 @@ def drawn(seed: int, height: int = 90, width: int = 120) -> tuple[np.ndarray, np
 
 @pytest.fixture(scope="module")
 def found() -> Proposals:
-    return mcg(drawn(0)[0], SETTINGS)
+    return found_by(drawn(0)[0], SETTINGS)
 
 
 @pytest.fixture(scope="module")
@@ -85,7 +86,7 @@ def test_the_whole_image_comes_first(found):
 def test_drawn_objects_are_found():
     for seed in range(3):
         image, objects = drawn(seed)
-        best = mcg(image, SETTINGS).iou_with_objects(objects, 3).max(axis=0)
+        best = found_by(image, SETTINGS).iou_with_objects(objects, 3).max(axis=0)
         assert (best > 0.9).all()
 
 
@@ -100,29 +101,42 @@ def test_an_object_of_two_parts_needs_pairs():
     none = (0, 0, 0, 0)
     alone = replace(SETTINGS, pairs=none, triplets=none, quadruplets=none)
     paired = replace(SETTINGS, triplets=none, quadruplets=none)
-    assert mcg(image, alone).iou_with_masks(truth).max() < 0.8
-    assert mcg(image, paired).iou_with_masks(truth).max() > 0.9
+    assert found_by(image, alone).iou_with_masks(truth).max() < 0.8
+    assert found_by(image, paired).iou_with_masks(truth).max() > 0.9
 
 
-def test_the_combined_hierarchy_comes_first_and_its_nodes_are_runs():
+def test_a_node_of_the_combined_hierarchy_is_a_run_of_superpixels():
     nothing = (0, 0, 0, 0)
     only = replace(
         SETTINGS, singletons=(90, 0, 0, 0), pairs=nothing, triplets=nothing, quadruplets=nothing
     )
+    nodes = found_by(drawn(1)[0], replace(only, fill_holes=False))
+    for a, b in zip(nodes.offsets[:-1], nodes.offsets[1:], strict=True):
+        assert (np.diff(nodes.members[a:b].astype(int)) == 1).all()
+
+
+def test_hierarchies_and_sizes_of_sets_take_turns():
     image = drawn(1)[0]
-    first = mcg(image, replace(only, fill_holes=False))
-    every = mcg(image, replace(SETTINGS, fill_holes=False))
-    np.testing.assert_array_equal(every.boxes[: len(first)], first.boxes)
-    for a, b in zip(first.offsets[:-1], first.offsets[1:], strict=True):
-        assert (np.diff(first.members[a:b].astype(int)) == 1).all()
+    nothing = (0, 0, 0, 0)
+    nodes_only = {"pairs": nothing, "triplets": nothing, "quadruplets": nothing}
+    of_each = [
+        found_by(image, replace(SETTINGS, singletons=chosen, max_overlap=1.0, **nodes_only))
+        for chosen in ((7, 0, 0, 0), (0, 7, 0, 0), (0, 0, 7, 0), (0, 0, 0, 7))
+    ]
+    every = found_by(image, replace(SETTINGS, singletons=(7,) * 4, max_overlap=1.0, **nodes_only))
+    masks = {every.mask(i).tobytes(): i for i in range(len(every))}
+    # A node that another hierarchy has too stands where the first of them has it.
+    for own in of_each:
+        places = [masks[own.mask(i).tobytes()] for i in range(len(own))]
+        assert all(place <= 4 * turn + 3 for turn, place in enumerate(places))
 
 
 def test_the_same_image_gives_the_same_bytes(found):
-    assert same(found, mcg(drawn(0)[0].copy(), SETTINGS))
+    assert same(found, found_by(drawn(0)[0].copy(), SETTINGS))
 
 
 def test_a_smaller_limit_gives_the_beginning(found):
-    few = mcg(drawn(0)[0], replace(SETTINGS, max_candidates=50))
+    few = found_by(drawn(0)[0], replace(SETTINGS, max_candidates=50))
     assert len(few) == 50
     np.testing.assert_array_equal(few.boxes, found.boxes[:50])
     np.testing.assert_array_equal(few.members, found.members[: found.offsets[50]])
@@ -130,7 +144,7 @@ def test_a_smaller_limit_gives_the_beginning(found):
 
 def test_a_mirrored_image_has_mirrored_candidates_mostly(found, masks):
     image = drawn(0)[0]
-    mirrored = mcg(np.ascontiguousarray(image[:, ::-1]), SETTINGS)
+    mirrored = found_by(np.ascontiguousarray(image[:, ::-1]), SETTINGS)
     large = masks.sum(axis=(1, 2)) > 100
     best = mirrored.iou_with_masks(masks[large][:, :, ::-1]).max(axis=0)
     assert best.mean() > 0.85
@@ -140,20 +154,20 @@ def test_edges_are_asked_for_at_three_scales_and_used():
     image, objects = drawn(2)
     shapes = []
 
-    def edges(scaled: np.ndarray) -> np.ndarray:
+    def noted(scaled: np.ndarray) -> np.ndarray:
         shapes.append(scaled.shape)
-        return gradient_edges(scaled, sigma=SETTINGS.sigma)
+        return edges("gradient", sigma=1.0)(scaled)
 
-    assert same(mcg(image, SETTINGS, edges), mcg(image, replace(SETTINGS, sigma=1.0)))
+    assert same(propose(image, SETTINGS, noted, None), found_by(image, SETTINGS))
     assert shapes == [(45, 60, 3), (90, 120, 3), (180, 240, 3)]
-    plain = mcg(image, SETTINGS, lambda scaled: np.zeros(scaled.shape[:2], np.float32))
+    plain = propose(image, SETTINGS, lambda scaled: np.zeros(scaled.shape[:2], np.float32), None)
     assert len(plain) == 1 and plain.mask(0).all()
 
 
 # --- images of all kinds -----------------------------------------------------------------------
 @pytest.mark.parametrize("shape", [(1, 1), (1, 40), (14, 300), (15, 15), (40, 31)])
 def test_a_plain_image_is_one_region(shape):
-    only = mcg(np.full((*shape, 3), 77, np.uint8), SETTINGS)
+    only = found_by(np.full((*shape, 3), 77, np.uint8), SETTINGS)
     assert len(only) == 1 and only.mask(0).all()
     assert only.boxes.tolist() == [[0, 0, shape[1], shape[0]]]
 
@@ -161,7 +175,7 @@ def test_a_plain_image_is_one_region(shape):
 @pytest.mark.parametrize("shape", [(2, 3), (15, 15), (16, 97), (61, 40)])
 def test_noise_of_any_size_has_candidates(shape):
     grey = np.random.default_rng(0).integers(0, 256, (*shape, 1), np.uint8).repeat(3, axis=2)
-    some = mcg(grey, replace(SETTINGS, min_area=1, sigma=0.0))
+    some = found_by(grey, replace(SETTINGS, min_area=1, edges=GradientEdges("gradient", 0.0)))
     assert len(some) >= 1 and some.mask(0).all() and some.superpixels.shape == shape
 
 
@@ -171,18 +185,19 @@ def test_a_large_image_has_one_scale_only():
     image[300:900, 500:1500] = 220, 80, 40
     sides: list[tuple[int, ...]] = []
 
-    def edges(scaled: np.ndarray) -> np.ndarray:
+    def noted(scaled: np.ndarray) -> np.ndarray:
         sides.append(scaled.shape)
-        return gradient_edges(scaled, sigma=1.0)
+        return edges("gradient", sigma=1.0)(scaled)
 
-    best = mcg(image, SETTINGS, edges).iou_with_masks((image[:, :, 0] == 220)[None]).max()
+    only = propose(image, SETTINGS, noted, None)
+    best = only.iou_with_masks((image[:, :, 0] == 220)[None]).max()
     assert best > 0.97 and sides == [(1300, 2000, 3)]
 
 
 def test_what_is_no_image_is_refused():
     for wrong in (np.zeros((5, 5), np.uint8), np.zeros((5, 5, 3)), np.zeros((0, 5, 3), np.uint8)):
         with pytest.raises(ValueError, match="an image is"):
-            mcg(wrong, SETTINGS)
+            found_by(wrong, SETTINGS)
 
 
 # --- common superpixels ------------------------------------------------------------------------
@@ -208,12 +223,9 @@ def test_more_superpixels_than_ids_are_refused():
 
 # --- settings ----------------------------------------------------------------------------------
 def test_settings_are_read_and_their_lists_checked():
-    entry = {
+    algorithm = {
         "kind": "mcg",
-        "method": "mcg",
-        "dataset": "sample",
-        "edges": "gradient",
-        "sigma": 2,
+        "edges": {"kind": "gradient", "sigma": 2},
         "min_area": 200,
         "align_cut": 0.1,
         "singletons": [90, 500, 200, 900],
@@ -225,23 +237,24 @@ def test_settings_are_read_and_their_lists_checked():
         "fill_holes": True,
     }
     sections = {name: {} for name in Params.__dataclass_fields__}
-    params = build(Params, sections | {"proposals": {"mcg_sample": entry}}, "f", "")
-    assert params.proposals["mcg_sample"].pairs == (1, 2, 3, 4)
-    check_values(params)
-    wrong = build(
-        Params, sections | {"proposals": {"mcg_sample": entry | {"pairs": [1, 2, -3, 4]}}}, "f", ""
-    )
-    with pytest.raises(BadInput, match="proposals.mcg_sample.pairs"):
-        check_values(wrong)
+
+    def read(**other: object) -> Params:
+        entry = {"method": "mcg", "dataset": "sample", "contours": "none", "ranker": "none"}
+        entry |= {"algorithm": algorithm | other}
+        return build(Params, sections | {"proposals": {"mcg_sample": entry}}, "f", "")
+
+    assert read().proposals["mcg_sample"].algorithm.pairs == (1, 2, 3, 4)
+    check_values(read())
+    with pytest.raises(BadInput, match="proposals.mcg_sample.algorithm.pairs"):
+        check_values(read(pairs=[1, 2, -3, 4]))
     with pytest.raises(BadInput, match="has 3 entries; expected 4"):
-        short = entry | {"pairs": [1, 2, 3]}
-        build(Params, sections | {"proposals": {"mcg_sample": short}}, "f", "")
+        read(pairs=[1, 2, 3])
 
 
 # --- photographs -------------------------------------------------------------------------------
 PUBLISHED = replace(
     SETTINGS,
-    sigma=2.0,
+    edges=GradientEdges("gradient", sigma=2.0),
     min_area=200,
     singletons=(90, 500, 200, 900),
     pairs=(2000, 3000, 5000, 700),
@@ -264,19 +277,16 @@ def test_photographs_keep_their_quality():
         for person in truth["groundTruth"].ravel():
             segments = person["Segmentation"][0, 0]
             masks += [segments == s for s in np.unique(segments) if (segments == s).sum() >= 300]
-        best.append(mcg(image, PUBLISHED).iou_with_masks(np.array(masks)).max(axis=0))
-        single.append(scg(image, scg_settings()).iou_with_masks(np.array(masks)).max(axis=0))
+        best.append(found_by(image, PUBLISHED).iou_with_masks(np.array(masks)).max(axis=0))
+        single.append(found_by(image, scg_settings()).iou_with_masks(np.array(masks)).max(axis=0))
     assert np.concatenate(best).mean() > 0.65
-    assert np.concatenate(best).mean() > np.concatenate(single).mean() + 0.02
+    assert np.concatenate(best).mean() > np.concatenate(single).mean() + 0.01
 
 
-def scg_settings() -> ScgProposals:
-    return ScgProposals(
+def scg_settings() -> Scg:
+    return Scg(
         kind="scg",
-        method="scg",
-        dataset="drawn",
-        edges="gradient",
-        sigma=PUBLISHED.sigma,
+        edges=PUBLISHED.edges,
         min_area=PUBLISHED.min_area,
         singletons=700,
         pairs=4000,

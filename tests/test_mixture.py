@@ -125,7 +125,7 @@ def test_a_mixture_is_fetched_and_prepared_from_its_parts(tmp_path, monkeypatch)
 
 
 def project(folder: Path, datasets: str) -> Path:
-    others = ("proposals", "weights", "semantic", "boxsup", "instance", "evaluations")
+    others = ("forests", "proposals", "weights", "semantic", "boxsup", "instance", "evaluations")
     folder.mkdir(parents=True, exist_ok=True)
     empty = "".join(f"{name}: {{}}\n" for name in others)
     (folder / "params.yaml").write_text(f"datasets: {datasets}\n{empty}")

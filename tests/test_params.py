@@ -16,8 +16,10 @@ CATALOGUE = sorted((ROOT / "params").glob("*.yaml"))
 TEXT = """\
 datasets:
   sample: {kind: sample, train: 4, extra: 4, val: 2}
+forests: {}
 proposals:
-  none_sample: {kind: none, method: none, dataset: sample}
+  none_sample:
+    {method: none, dataset: sample, contours: none, ranker: none, algorithm: {kind: none}}
 weights:
   none: {kind: none}
   crops:
@@ -137,6 +139,108 @@ def test_refuses_numbers_out_of_range(tmp_path, old, new, message):
     assert message in str(error.value)
 
 
+# --- forests and proposals -----------------------------------------------------------------------
+SIZES = "min_area: 9, singletons: 9, pairs: 9, triplets: 0, quadruplets: 0"
+SCG = f"kind: scg, {SIZES}, max_overlap: 0.9, max_candidates: 9, fill_holes: true"
+FORESTS = f"""\
+forests:
+  contours: {{kind: contours, dataset: bsds, contours: none, seed: 0}}
+  plain: {{kind: ranking, dataset: bsds, contours: none, seed: 0,
+    algorithm: {{edges: {{kind: gradient, sigma: 2.0}}, {SCG}}}}}
+  learnt: {{kind: ranking, dataset: voc, contours: contours, seed: 1,
+    algorithm: {{edges: {{kind: boosted}}, {SCG}}}}}
+proposals:
+  one_sample: {{method: one, dataset: sample, contours: none, ranker: plain,
+    algorithm: {{edges: {{kind: gradient, sigma: 2.0}}, {SCG}}}}}
+  two_sample: {{method: two, dataset: sample, contours: contours, ranker: learnt,
+    algorithm: {{edges: {{kind: boosted}}, {SCG}}}}}
+  none_sample:"""
+LEARNT = changed("forests: {}\nproposals:\n  none_sample:", FORESTS).replace(
+    "datasets:\n", "datasets:\n  bsds: {kind: bsds500}\n  voc: {kind: voc2012}\n"
+)
+
+
+def test_proposals_name_the_forests_that_they_use(tmp_path):
+    params = load(tmp_path, LEARNT)
+    assert params.proposals["two_sample"].ranker == "learnt"
+    assert params.proposals["two_sample"].algorithm.edges.kind == "boosted"
+    assert (
+        params.forests["learnt"].algorithm.edges == params.proposals["two_sample"].algorithm.edges
+    )
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        (
+            "contours, dataset: bsds,",
+            "contours, dataset: voc,",
+            "forests.contours.dataset is 'voc'; choose one of: bsds",
+        ),
+        (
+            "dataset: voc, contours: contours",
+            "dataset: sample, contours: contours",
+            "forests.learnt.dataset is 'sample'; choose one of: bsds, voc",
+        ),
+        (
+            "dataset: voc, contours: contours",
+            "dataset: voc, contours: plain",
+            "forests.learnt.contours is 'plain'; choose one of: none, contours",
+        ),
+        (
+            "dataset: voc, contours: contours",
+            "dataset: voc, contours: none",
+            "forests.learnt.contours is 'none' with edges of the kind boosted; name a forest",
+        ),
+        (
+            "dataset: bsds, contours: none, seed: 0,\n",
+            "dataset: bsds, contours: contours, seed: 0,\n",
+            "forests.plain.contours is 'contours' with edges of the kind gradient; name a forest",
+        ),
+        (
+            "contours: none, seed: 0,\n    algorithm: {edges: {kind: gradient, sigma: 2.0}",
+            "contours: none, seed: 0,\n    algorithm: {edges: {kind: file, place: x}",
+            "forests.plain.algorithm.edges.kind is 'file'; choose gradient, boosted or sf",
+        ),
+        (
+            "contours: contours, ranker: learnt",
+            "contours: learnt, ranker: learnt",
+            "proposals.two_sample.contours is 'learnt'; choose one of: none, contours",
+        ),
+        (
+            "contours: contours, ranker: learnt",
+            "contours: contours, ranker: contours",
+            "proposals.two_sample.ranker is 'contours'; choose one of: none, plain, learnt",
+        ),
+        (
+            "contours: contours, ranker: learnt",
+            "contours: none, ranker: none",
+            "proposals.two_sample.contours is 'none' with edges of the kind boosted; name a forest",
+        ),
+        (
+            "contours: none, ranker: none",
+            "contours: contours, ranker: none",
+            "proposals.none_sample.contours is 'contours' with edges of the kind none; name",
+        ),
+        (
+            "contours: none, ranker: plain",
+            "contours: none, ranker: learnt",
+            "proposals.one_sample.ranker is 'learnt', fitted to candidates of other contours",
+        ),
+        (
+            "ranker: plain,\n    algorithm: {edges: {kind: gradient, sigma: 2.0}",
+            "ranker: plain,\n    algorithm: {edges: {kind: gradient, sigma: 1.5}",
+            "proposals.one_sample.ranker is 'plain', fitted to candidates of other contours",
+        ),
+    ],
+)
+def test_refuses_forests_and_proposals_that_do_not_fit(tmp_path, old, new, message):
+    assert LEARNT.count(old) == 1
+    with pytest.raises(BadInput) as error:
+        load(tmp_path, LEARNT.replace(old, new))
+    assert message in str(error.value)
+
+
 @pytest.mark.parametrize("text", ["", "- a\n", "a: [", "a: 1\na: 2\n", "a: *b\n", "a: \x00\n"])
 def test_refuses_what_is_no_yaml_mapping(tmp_path, text):
     with pytest.raises(BadInput, match="params.yaml"):
@@ -178,7 +282,15 @@ def test_what_two_files_define_is_the_same_in_both():
     seen = {}
     for path in CATALOGUE:
         catalogue = load_catalogue(path)
-        for section in ("datasets", "proposals", "weights", "semantic", "boxsup", "evaluations"):
+        for section in (
+            "datasets",
+            "forests",
+            "proposals",
+            "weights",
+            "semantic",
+            "boxsup",
+            "evaluations",
+        ):
             for name, entry in getattr(catalogue, section).items():
                 assert seen.setdefault((section, name), entry) == entry, name
 
@@ -247,6 +359,13 @@ def test_dai2015_runs_have_the_supervision_of_their_rows():
 
 
 def test_literals_of_kinds_are_unique_within_a_choice():
-    for choice in (module.Dataset, module.Proposals, module.Weights, module.Schedule):
+    for choice in (
+        module.Dataset,
+        module.Edges,
+        module.Algorithm,
+        module.Forest,
+        module.Weights,
+        module.Schedule,
+    ):
         kinds = [get_type_hints(k)["kind"] for k in get_args(choice)]
         assert len(set(kinds)) == len(kinds)

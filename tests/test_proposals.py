@@ -7,17 +7,14 @@ import pytest
 from scipy.ndimage import binary_fill_holes
 
 from pipeline.boxes import tight_box
-from pipeline.params import ScgProposals
-from pipeline.proposals.edges import gradient_edges
+from pipeline.params import GradientEdges, Scg
+from pipeline.proposals.edges import edges, gradient_edges
 from pipeline.proposals.form import Proposals, from_membership
-from pipeline.proposals.scg import scg
+from pipeline.proposals.methods import propose
 
-SETTINGS = ScgProposals(
+SETTINGS = Scg(
     kind="scg",
-    method="scg",
-    dataset="drawn",
-    edges="gradient",
-    sigma=1.0,
+    edges=GradientEdges("gradient", sigma=1.0),
     min_area=10,
     singletons=300,
     pairs=500,
@@ -27,6 +24,10 @@ SETTINGS = ScgProposals(
     max_candidates=2000,
     fill_holes=False,
 )
+
+
+def scg(image: np.ndarray, settings: Scg) -> Proposals:
+    return propose(image, settings, edges("gradient", sigma=settings.edges.sigma), None)
 
 
 def drawn(seed: int, height: int = 60, width: int = 80) -> tuple[np.ndarray, np.ndarray]:
@@ -163,9 +164,11 @@ def test_a_plain_image_is_one_region(shape):
 @pytest.mark.parametrize("shape", [(1, 40), (3, 3), (2, 50), (17, 4)])
 def test_tiny_and_grey_images_have_candidates(shape):
     grey = np.random.default_rng(0).integers(0, 256, (*shape, 1), np.uint8).repeat(3, axis=2)
-    some = scg(grey, replace(SETTINGS, min_area=1, sigma=0.0, singletons=0))
+    some = scg(
+        grey, replace(SETTINGS, min_area=1, singletons=0, edges=GradientEdges("gradient", 0.0))
+    )
     assert len(some) == 0 or some.areas.min() > 0
-    some = scg(grey, replace(SETTINGS, min_area=1, sigma=0.5))
+    some = scg(grey, replace(SETTINGS, min_area=1, edges=GradientEdges("gradient", 0.5)))
     assert len(some) >= 1 and some.mask(0).all()
 
 

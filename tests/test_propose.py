@@ -12,14 +12,14 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from pipeline.datasets import processes
+from pipeline import proposing
 from pipeline.datasets.proposal_table import ProposalTable, to_row
 from pipeline.errors import BadInput
-from pipeline.params import Params, build
+from pipeline.params import SECTIONS, Params, build
+from pipeline.proposals.edges import edges
 from pipeline.proposals.form import Proposals, from_membership
 from pipeline.proposals.mcg import mcg
 from pipeline.proposals.scg import scg
-from pipeline.stages import propose as stage
 from pipeline.stages.propose import propose
 from pipeline.tables import write_table
 
@@ -27,10 +27,7 @@ ROOT = Path(__file__).resolve().parents[1]
 FIELDS = [f.name for f in fields(Proposals)]
 SCG = {
     "kind": "scg",
-    "method": "scg",
-    "dataset": "drawn",
-    "edges": "gradient",
-    "sigma": 1.0,
+    "edges": {"kind": "gradient", "sigma": 1.0},
     "min_area": 10,
     "singletons": 100,
     "pairs": 50,
@@ -42,14 +39,13 @@ SCG = {
 }
 MCG = SCG | {
     "kind": "mcg",
-    "method": "mcg",
     "align_cut": 0.1,
     "singletons": [20, 20, 20, 20],
     "pairs": [20, 20, 20, 20],
     "triplets": [20, 20, 20, 20],
     "quadruplets": [5, 5, 5, 5],
 }
-NONE = {"kind": "none", "method": "none", "dataset": "drawn"}
+ALGORITHMS = {"scg": SCG, "mcg": MCG, "none": {"kind": "none"}}
 IDS = ["a", "b", "c", "d", "e"]
 
 
@@ -62,10 +58,12 @@ def picture(number: int) -> np.ndarray:
 @pytest.fixture
 def project(tmp_path, monkeypatch):
     """Five images, of which `a` is in val only; parts of three images."""
-    monkeypatch.setattr(stage, "IMAGES_PER_PART", 3)
+    monkeypatch.setattr(proposing, "IMAGES_PER_PART", 3)
     monkeypatch.delenv("PIPELINE_DATA_DRAWN", raising=False)
     (tmp_path / "pipeline").symlink_to(ROOT / "pipeline")
     (tmp_path / "params.yaml").write_text("proposals: {scg_drawn: {sigma: 1.0}}\n")
+    (tmp_path / "data/forests").mkdir(parents=True)
+    (tmp_path / "data/forests/none.npz").touch()
     images = tmp_path / "data/raw/drawn/JPEGImages"
     images.mkdir(parents=True)
     rows = []
@@ -84,9 +82,10 @@ def project(tmp_path, monkeypatch):
 
 @pytest.fixture
 def params() -> Params:
-    sections = ("datasets", "weights", "semantic", "boxsup", "instance", "evaluations")
-    given: dict = {section: {} for section in sections}
-    given["proposals"] = {"scg_drawn": SCG, "mcg_drawn": MCG, "none_drawn": NONE}
+    given: dict = {section: {} for section in SECTIONS}
+    for method, algorithm in ALGORITHMS.items():
+        entry = {"method": method, "dataset": "drawn", "contours": "none", "ranker": "none"}
+        given["proposals"][f"{method}_drawn"] = entry | {"algorithm": algorithm}
     return build(Params, given, "params.yaml", "")
 
 
@@ -165,7 +164,7 @@ def test_training_images_get_what_scg_finds(project, params, capsys):
     table = ProposalTable(project / "data/proposals/scg/drawn")
     assert table.ids == ["b", "c", "d", "e"]
     read = Proposals(**table.of("c"))
-    direct = scg(picture(2), params.proposals["scg_drawn"])
+    direct = scg(picture(2), params.proposals["scg_drawn"].algorithm, edges("gradient", sigma=1.0))
     for name in FIELDS:
         np.testing.assert_array_equal(getattr(read, name), getattr(direct, name))
     row = pq.read_table(project / "data/proposals/scg/drawn/part-000.parquet").to_pylist()[1]
@@ -212,7 +211,7 @@ def test_finished_parts_of_a_killed_run_are_not_made_again(project, params, monk
         write_table(path, kind, rows)
 
     with monkeypatch.context() as patch:
-        patch.setattr(stage, "write_table", dies_at_the_second_part)
+        patch.setattr(proposing, "write_table", dies_at_the_second_part)
         with pytest.raises(KeyboardInterrupt):
             propose(project, params, "scg", "drawn")
     assert not (project / "data/proposals").exists()
@@ -224,18 +223,6 @@ def test_finished_parts_of_a_killed_run_are_not_made_again(project, params, monk
     os.remove(done[0])
     propose(project, params, "scg", "drawn")
     assert parts(project) == resumed
-
-
-@pytest.mark.slow
-def test_bytes_do_not_depend_on_the_number_of_processes(project, params, monkeypatch):
-    propose(project, params, "scg", "drawn")
-    alone = parts(project)
-    for work in (project / "work/propose").glob("*/parts/*"):
-        work.unlink()
-    monkeypatch.setattr(processes, "WORTH_A_PROCESS", 1)
-    monkeypatch.setattr(os, "cpu_count", lambda: 2)
-    propose(project, params, "scg", "drawn")
-    assert parts(project) == alone
 
 
 def test_no_method_means_one_superpixel_and_no_candidate(project, params):
@@ -257,6 +244,6 @@ def test_unknown_proposals_are_named(project, params):
 def test_training_images_get_what_mcg_finds(project, params):
     propose(project, params, "mcg", "drawn")
     found = ProposalTable(project / "data/proposals/mcg/drawn").of(IDS[2])
-    direct = mcg(picture(2), params.proposals["mcg_drawn"])
+    direct = mcg(picture(2), params.proposals["mcg_drawn"].algorithm, edges("gradient", sigma=1.0))
     for name in FIELDS:
         assert np.array_equal(found[name], getattr(direct, name))

@@ -9,8 +9,9 @@ from PIL import Image
 
 from pipeline.datasets.matfile import encode_variables
 from pipeline.errors import BadFile, BadInput
-from pipeline.params import McgProposals, ScgProposals
-from pipeline.proposals.edges import gradient_edges
+from pipeline.forests import open_ranker
+from pipeline.params import GradientEdges, Mcg, Scg
+from pipeline.proposals.edges import edges as contours
 from pipeline.proposals.forest import Forest, predict
 from pipeline.proposals.form import Proposals, from_membership
 from pipeline.proposals.mcg import mcg
@@ -27,23 +28,19 @@ from pipeline.proposals.ranking import (
     reordered,
 )
 from pipeline.proposals.scg import scg
-from pipeline.stages.ranking import (
+from pipeline.ranker_training import (
     Source,
     Truth,
     bsds_regions,
     fit_on,
-    open_ranker,
     train_ranker,
     voc_objects,
 )
 
 REAL = Path(__file__).resolve().parents[1].parent / "shared" / "real" / "bsds500"
-SETTINGS = ScgProposals(
+SETTINGS = Scg(
     kind="scg",
-    method="scg",
-    dataset="drawn",
-    edges="gradient",
-    sigma=1.0,
+    edges=GradientEdges("gradient", sigma=1.0),
     min_area=12,
     singletons=200,
     pairs=300,
@@ -53,6 +50,7 @@ SETTINGS = ScgProposals(
     max_candidates=1000,
     fill_holes=True,
 )
+edges = contours("gradient", sigma=1.0)
 
 
 def some(seed: int, *, count: int = 60, blocks: int = 5) -> tuple[Proposals, np.ndarray]:
@@ -67,12 +65,8 @@ def some(seed: int, *, count: int = 60, blocks: int = 5) -> tuple[Proposals, np.
     return from_membership(superpixels, members), rng.random((20, 26)).astype(np.float32)
 
 
-def edges(image: np.ndarray) -> np.ndarray:
-    return gradient_edges(image, sigma=SETTINGS.sigma)
-
-
 def propose(image: np.ndarray) -> Proposals:
-    return scg(image, SETTINGS)
+    return scg(image, SETTINGS, edges)
 
 
 def drawn(seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -133,11 +127,11 @@ def test_features_of_a_square_by_hand():
     outline = 6 + 2  # six steps to the ground, two sides on the image's border
     expected = [
         0.25, 0, 1, 4 / 32, outline / side, 6 * 0.25 / side, 0.25, outline**2 / 4, 6 * 0.25 / 2,
-        0, 0.25, 0.25, 0.75, 4 / 32, 1, 0.5,
+        0, 0.25, 0.25, 0.75, 4 / 32, 1, 0.5, 0,
     ]  # fmt: skip
     np.testing.assert_allclose(square, expected, rtol=1e-6)
     around_all = 24 / side
-    expected = [1, 0.25, 1, 1, around_all, 0, 0, 24**2 / 32, 0, 0, 0, 1, 1, 1, 1, 8 / 12]
+    expected = [1, 0.25, 1, 1, around_all, 0, 0, 24**2 / 32, 0, 0, 0, 1, 1, 1, 1, 8 / 12, np.log(2)]
     np.testing.assert_allclose(whole, expected, rtol=1e-6)
 
 
@@ -242,7 +236,7 @@ def test_few_candidates_can_be_ranked(count):
     proposals = from_membership(np.zeros((5, 6), np.uint16), np.ones((count, 1), bool))
     strength = np.zeros((5, 6), np.float32)
     assert bytes_of(ranked(proposals, strength, constant())) == bytes_of(proposals)
-    assert features(proposals, borders(proposals.superpixels, strength)).shape == (16, count)
+    assert features(proposals, borders(proposals.superpixels, strength)).shape == (FEATURES, count)
 
 
 # --- the forest --------------------------------------------------------------------------------
@@ -286,8 +280,8 @@ def test_the_same_samples_give_the_same_forest():
 def test_a_forest_of_other_features_is_refused():
     forest = constant()
     assert check_ranker(forest) is forest
-    wrong = Forest(forest.features + 16, forest.thresholds, forest.leaves, forest.bias)
-    with pytest.raises(ValueError, match="feature 16 of 16"):
+    wrong = Forest(forest.features + FEATURES, forest.thresholds, forest.leaves, forest.bias)
+    with pytest.raises(ValueError, match="feature 17 of 17"):
         check_ranker(wrong)
 
 
@@ -380,12 +374,9 @@ def test_what_is_no_ranker_is_refused(tmp_path):
 
 
 # --- photographs -------------------------------------------------------------------------------
-PUBLISHED = McgProposals(
+PUBLISHED = Mcg(
     kind="mcg",
-    method="mcg",
-    dataset="drawn",
-    edges="gradient",
-    sigma=2.0,
+    edges=GradientEdges("gradient", sigma=2.0),
     min_area=200,
     align_cut=0.1,
     singletons=(90, 500, 200, 900),
@@ -400,16 +391,18 @@ PUBLISHED = McgProposals(
 
 @pytest.mark.skipif(not REAL.is_dir(), reason="BSDS500 is not here")
 def test_on_photographs_the_first_hundred_are_better_than_random_ones():
-    def strength(image: np.ndarray) -> np.ndarray:
-        return gradient_edges(image, sigma=PUBLISHED.sigma)
+    strength = contours("gradient", sigma=2.0)
+
+    def propose(image: np.ndarray) -> Proposals:
+        return mcg(image, PUBLISHED, strength)
 
     source = bsds_regions(REAL)
     few = source._replace(fitting=source.fitting[::6])
-    forest = fit_on(few, propose=lambda i: mcg(i, PUBLISHED), edges=strength, seed=0)
+    forest = fit_on(few, propose=propose, edges=strength, seed=0)
     best: list[list[float]] = [[], [], []]
     for image_id in source.reporting[::6]:
         truth = source.read(image_id)
-        proposals = mcg(truth.image, PUBLISHED)
+        proposals = propose(truth.image)
         overlaps = proposals.iou_with_masks(truth.masks)
         orders = (
             rank(proposals, strength(truth.image), forest),

@@ -138,8 +138,18 @@ BOXES = {
         "min_box_iou": 0.6, "fallback_box_iou": 0.3,
     },
 }  # fmt: skip
+SCG = {
+    "kind": "scg", "edges": {"kind": "gradient", "sigma": 1.5}, "min_area": 20, "singletons": 9,
+    "pairs": 9, "triplets": 9, "quadruplets": 0, "max_overlap": 0.95, "max_candidates": 20,
+    "fill_holes": False,
+}  # fmt: skip
 ON_VOC = {"dataset": "voc", "init": "nothing"}
 FCRN50 = {"kind": "fcrn", "depth": 50, "stride": 8, "kernel": 5, "dilation": 12}
+
+
+def scg_of(dataset):
+    slots = {"contours": "none", "ranker": "none"}
+    return {"method": "scg", "dataset": dataset, "algorithm": SCG} | slots
 
 
 def evaluation(model, dataset, stands_for, **other):
@@ -155,7 +165,8 @@ def given():
             "sample": {"kind": "sample", "train": 3, "extra": 5, "val": 4},
             "voc": {"kind": "voc2012"},
         },
-        "proposals": {},
+        "forests": {},
+        "proposals": {f"scg_{name}": scg_of(name) for name in ("sample", "voc")},
         "weights": {"nothing": {"kind": "none"}, "crops": {"kind": "crops", "depth": 14, "crops": 1,
             "size": 8, "batch": 1, "steps": 1, "lr": 0.1, "seed": 0,
             "precision": "fp32", "threads": 1}},
@@ -299,7 +310,7 @@ def test_departures_of_a_box_run_name_its_method(gathered, paper_rows):
     assert "network FCRN instead of VGG-16 FCN" in found
     assert "CRF: no instead of yes" in found
     assert "views: several instead of one" in found
-    assert "masks estimated from scg instead of MCG" in found
+    assert "masks estimated from SCG instead of MCG" in found
     assert "lambda 1 instead of 3" in found
     assert "only candidates of box IoU >= 0.6 instead of 0" in found
     assert not any("cheapest" in note for note in found)  # 5 on both sides
@@ -421,6 +432,7 @@ def measured_on(dataset, run=None, **other):
     section = "boxsup" if "estimator" in trained else "semantic"
     sections = given() | {"semantic": {}, "boxsup": {}, section: {"one": trained}}
     sections["datasets"] = given()["datasets"] | OTHERS
+    sections["proposals"] = {f"scg_{name}": scg_of(name) for name in sections["datasets"]}
     sections["evaluations"] = {"one": evaluation("one", dataset, [], **other)}
     (measured,) = protocol.gather(build(Params, sections, "params.yaml", ""), {}, {})
     return measured

@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 from pycocotools import mask as coco
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
@@ -22,6 +23,15 @@ from pipeline.errors import BadFile, BadInput
 from pipeline.masks import encode_index_png
 from pipeline.proposals.form import Proposals, from_membership
 from pipeline.scoring.outcome import document
+from pipeline.scoring.proposal_figure import (
+    ALL,
+    BUDGETS,
+    COLOURS,
+    PUBLISHED,
+    curve_of,
+    draw_curves,
+    read_published,
+)
 from pipeline.scoring.proposals import score_proposals
 from pipeline.tables import SCHEMAS, read_table, write_table
 
@@ -163,6 +173,114 @@ def test_the_command_prints_and_writes_the_same_numbers(folder, capsys):
     assert "jaccard_instance at 1" in capsys.readouterr().out
 
 
+# --- the figure -----------------------------------------------------------------------------------
+ROOT = Path(__file__).resolve().parents[1]
+GREY = "#808080"  # of the published curves
+
+
+def run_figure(folder: Path, *more: str) -> int | None:
+    given = ["--truth", "truth.json", "--predicted", "predicted", "--at", "1,3"]
+    with contextlib.chdir(folder):
+        return main(["score", "proposals", *given, *more])
+
+
+def has_colour(path: Path, colour: str) -> bool:
+    wanted = [int(colour[i : i + 2], 16) for i in (1, 3, 5)]
+    with Image.open(path) as picture:
+        return bool((np.array(picture.convert("RGB")) == wanted).all(axis=2).sum() > 50)
+
+
+def test_a_figure_does_not_change_the_numbers(folder, capsys):
+    assert run_figure(folder, "--json", "plain.json") in (0, None)
+    plain = capsys.readouterr().out
+    asked = ["--figure", "curves.png", "--beside", "$again$$=predicted", "--json", "drawn.json"]
+    assert run_figure(folder, *asked) in (0, None)
+    assert capsys.readouterr().out == plain
+    assert (folder / "drawn.json").read_text() == (folder / "plain.json").read_text()
+    assert has_colour(folder / "curves.png", COLOURS[1])  # over our own, which is the same
+    assert not has_colour(folder / "curves.png", COLOURS[2])
+    assert not has_colour(folder / "curves.png", GREY)
+
+
+def test_a_curve_goes_over_the_mean_number_of_proposals(folder):
+    given = {"at": [3, 1, ALL], "void": None, "ids": None, "allow_missing": False}
+    outcome = score_proposals(folder / "truth.json", folder / "predicted", **given)
+    curve = curve_of(outcome, "ours")
+    assert curve.num.tolist() == [1, 5 / 2, 5 / 2]
+    first, whole = (4 / 8 + 1 / 8 + 2 / 6) / 3, (1 + 1 + 4 / 7) / 3
+    assert curve.values["jaccard_instance"].tolist() == pytest.approx([first, whole, whole])
+    assert curve.values["recall_0.7"].tolist() == pytest.approx([0, 2 / 3, 2 / 3])
+
+
+@pytest.mark.parametrize(
+    ("dataset", "method", "at", "jaccard", "recalls"),
+    [  # as the paper's authors give them
+        ("voc2012_val", "MCG", 100, 0.638, None),
+        ("voc2012_val", "MCG", 999, 0.757, (0.859, 0.670, 0.435)),
+        ("voc2012_val", "MCG", 5138, 0.808, (0.922, 0.772, 0.529)),
+        ("voc2012_val", "GOP", 650, 0.709, (0.838, 0.614, 0.305)),
+        ("sbd_val", "SCG", 2130, 0.709, None),
+        ("coco2014_val", "SeSe", 12838, 0.630, None),
+    ],
+)
+def test_published_curves_go_through_the_printed_points(dataset, method, at, jaccard, recalls):
+    curves = {curve.name: curve for curve in read_published(ROOT / PUBLISHED, dataset)}
+    curve = curves[method]
+    (place,) = np.flatnonzero(np.abs(curve.num - at) < 1)
+    assert curve.values["jaccard_instance"][place] == pytest.approx(jaccard, abs=6e-4)
+    if recalls:
+        found = [curve.values[f"recall_{t}"][place] for t in ("0.5", "0.7", "0.85")]
+        assert found == pytest.approx(recalls, abs=6e-4)
+
+
+@pytest.mark.parametrize("dataset", ["voc2012_val", "sbd_val", "coco2014_val"])
+def test_every_published_dataset_is_drawn_under_ours(folder, dataset):
+    given = {"void": None, "ids": None, "allow_missing": False}
+    budgets = [*BUDGETS, ALL]
+    outcome = score_proposals(folder / "truth.json", folder / "predicted", at=budgets, **given)
+    curves = read_published(ROOT / PUBLISHED, dataset)
+    draw_curves(folder / "f.png", [curve_of(outcome, "ours")], curves, "drawn")
+    assert has_colour(folder / "f.png", COLOURS[0]) and has_colour(folder / "f.png", GREY)
+    assert not list(folder.glob("*.partial"))
+
+
+def test_proposals_that_find_nothing_are_drawn_too(folder):
+    write_truth(folder / "truth.json", {"a": (2, 4), "b": (2, 4)}, [])
+    assert run_figure(folder, "--figure", "f.png") in (0, None)  # no object: no line
+    assert (folder / "f.png").stat().st_size > 1000
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (["--published", "sbd_val"], "give --figure"),
+        (["--beside", "x=predicted"], "give --figure"),
+        (["--figure", "f.pdf"], "end with .png"),
+        (["--figure", "f.png", "--beside", "predicted"], "write NAME=DIR"),
+        (["--figure", "f.png", "--beside", "x=a", "--beside", "x=b"], "each name once"),
+        (["--figure", "f.png", *(f"--beside=n{i}=predicted" for i in range(6))], "at most 5"),
+        (["--figure", "f.png", "--beside", "x=nowhere"], "nowhere: holds no part"),
+        (["--figure", "f.png", "--published", "sbd_val"], "published_proposals.csv: not there"),
+        (["--figure", "f.png", "--json", "f.png"], "asked for twice"),
+    ],
+)
+def test_a_figure_that_cannot_be_drawn_is_refused(folder, capsys, given, message):
+    assert run_figure(folder, *given) == 2
+    assert message in capsys.readouterr().err
+    assert not (folder / "f.png").exists()
+
+
+def test_a_damaged_file_of_published_curves_is_refused(tmp_path):
+    (tmp_path / "p.csv").write_text("dataset,value\nsbd_val,1\n")
+    with pytest.raises(BadFile, match="columns are not dataset, method"):
+        read_published(tmp_path / "p.csv", "sbd_val")
+    (tmp_path / "p.csv").write_text("")
+    with pytest.raises(BadFile, match="no table"):
+        read_published(tmp_path / "p.csv", "sbd_val")
+    with pytest.raises(BadInput, match="choose one of: .*sbd_val"):
+        read_published(ROOT / PUBLISHED, "other")
+
+
 # --- pycocotools ----------------------------------------------------------------------------------
 def drawn_dataset(folder: Path, seed: int, count: int) -> tuple[Path, Path]:
     """Images of blocks with random candidates; overlapping objects, crowds, all sizes, ties."""
@@ -278,45 +396,30 @@ def test_superpixels_of_another_size_are_refused(folder):
         scored(folder)
 
 
-def changed(field: str, value: list) -> Proposals:
-    kept = TABLE["a"]
-    return replace(kept, **{field: np.array(value, getattr(kept, field).dtype)})
-
-
-@pytest.mark.parametrize(
-    ("damaged", "message"),
-    [
-        (changed("members", [0, 1, 2, 0, 3]), "superpixel 3, but there are 3"),
-        (changed("members", [0, 2, 1, 0, 2]), "do not rise"),
-        (changed("members", [0, 1, 2, 0]), "offsets do not begin with 0 and end"),
-        (changed("offsets", [1, 3, 4, 5]), "offsets do not begin with 0 and end"),
-        (changed("offsets", [0, 9, 4, 5]), "a candidate has no superpixels"),
-        (changed("offsets", [0, 3, 3, 5]), "a candidate has no superpixels"),
-        (changed("offsets", []), "offsets do not begin with 0 and end"),
-        (changed("scores", [1, 0.5]), "as many scores"),
-        (changed("scores", [1, float("nan"), 0]), "scores are not numbers that fall"),
-        (changed("scores", [0, 0.5, 1]), "scores are not numbers that fall"),
-        (changed("areas", [8, 4, 2]), "an area is not that of its superpixels"),
-    ],
-)
-def test_damaged_lists_are_refused_with_the_image(folder, damaged, message):
+@pytest.mark.parametrize("scores", [[1, float("nan"), 0], [0, 0.5, 1]])
+def test_scores_that_do_not_fall_are_refused_with_the_image(folder, scores):
+    damaged = replace(TABLE["a"], scores=np.array(scores, np.float32))
     write_proposals(folder / "predicted", [{"a": damaged}])
-    with pytest.raises(BadFile, match=f"proposals of image a: .*{message}"):
+    wrong = "proposals of image a: the scores are not numbers that fall"
+    with pytest.raises(BadFile, match=wrong):
         scored(folder)
 
 
-def test_nulls_other_types_and_broken_pngs_are_refused(folder):
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"members": None},
+        {"superpixels": b""},
+        {"members": row("a", TABLE["b"])["members"][:-1]},
+        {"scores": [1, 0.5]},
+        {"columns": [0, 0, 1]},
+    ],
+)
+def test_a_damaged_row_is_refused_with_the_image(folder, wrong):
+    damaged = row("a", TABLE["a"]) | wrong
     part = folder / "predicted" / "part-000.parquet"
-    sound = row("a", TABLE["a"])
-    for wrong in ({"members": None}, {"superpixels": b""}, {"boxes": [1, 2, 3, 4, 5]}):
-        pq.write_table(pa.Table.from_pylist([sound | wrong], schema=SCHEMAS["proposals"]), part)
-        with pytest.raises(BadFile, match="proposals of image a are damaged"):
-            scored(folder)
-    table = pa.Table.from_pylist([sound], schema=SCHEMAS["proposals"])
-    column = table.schema.get_field_index("offsets")
-    wide = table.set_column(column, "offsets", table["offsets"].cast(pa.list_(pa.int64())))
-    pq.write_table(wide, part)
-    with pytest.raises(BadFile, match="offsets of type int64, not int32"):
+    pq.write_table(pa.Table.from_pylist([damaged], schema=SCHEMAS["proposals"]), part)
+    with pytest.raises(BadFile, match=r"part-000.parquet: proposals of image a are damaged"):
         scored(folder)
 
 

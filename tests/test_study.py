@@ -38,7 +38,7 @@ def test_seeds_change_neither_data_nor_starting_weights(sample):
     params = seeded(sample, ["sample_semi"], (0, 7))
     assert params.weights["sample_pretrained"] == sample.weights["sample_pretrained"]
     assert {run.init for run in params.boxsup.values()} == {"sample_pretrained"}
-    assert set(params.proposals) == {"scg_sample"}
+    assert set(params.proposals) == {"mcg_sample"}
 
 
 def test_a_trained_parent_gets_the_seed_of_its_child(sample):

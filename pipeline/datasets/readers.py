@@ -4,11 +4,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 from pipeline.categories import SAMPLE, VOC
-from pipeline.datasets import cityscapes, coco, context, folder, sbd, voc
+from pipeline.datasets import bsds, cityscapes, coco, context, folder, sbd, voc
 from pipeline.datasets.mixture import mix
 from pipeline.datasets.places import dataset_root, home, told_place
 from pipeline.datasets.tree import Place, Problems, Tree
 from pipeline.params import (
+    Bsds500Dataset,
     CityscapesDataset,
     CocoDataset,
     ContextDataset,
@@ -73,6 +74,8 @@ def open_dataset(name: str, entry: Dataset, place_of: PlaceOf, problems: Problem
                 categories=entry.categories,
                 others=entry.others,
             )
+        case Bsds500Dataset():
+            return bsds.open_tree(place_of(own), problems)
         case FolderDataset():
             return folder.open_tree(
                 place_of(own), problems, val_fraction=entry.val_fraction, seed=entry.seed

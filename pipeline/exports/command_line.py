@@ -29,6 +29,12 @@ def add_export(parser: argparse.ArgumentParser) -> None:
     _add_predicted(new, "DIR|FILE", "index PNGs, or instances.parquet")
     new.add_argument("--truth", type=_path, metavar="FILE", help="of instances: gives sizes")
 
+    new = _kind(kinds, "proposals", "region proposals as COCO results JSON or MCG's .mat files")
+    _add_predicted(new, "DIR", "a folder of part-*.parquet")
+    new.add_argument("--form", required=True, choices=["coco", "mcg"])
+    new.add_argument("--truth", type=_path, metavar="FILE", help="of coco: gives ids, and images")
+    new.add_argument("--most", type=int, metavar="N", help="the first N of an image (default all)")
+
     new = _kind(kinds, "truth", "a prepared dataset as COCO instances JSON, to score against")
     new.add_argument("dataset", metavar="DATASET", help="a folder of data/prepared")
     new.add_argument("--split", required=True)
@@ -71,6 +77,12 @@ def export(given: argparse.Namespace) -> str:
             from pipeline.exports.sbd import export_sbd
 
             return export_sbd(given.predicted, given.out, truth=given.truth)
+        case "proposals":
+            from pipeline.exports.proposals import export_proposals
+
+            return export_proposals(
+                given.predicted, given.out, kind=given.form, truth=given.truth, most=given.most
+            )
         case "truth":
             from pipeline.exports.truth import export_truth
 

@@ -203,8 +203,6 @@ def from_membership(superpixels: np.ndarray, members: np.ndarray) -> Proposals:
         members: (P, S) bool, no row empty; best first.
     """
     count = len(members)
-    owner, ids = np.nonzero(members)
-    offsets = np.searchsorted(owner, np.arange(count + 1))
     corners = np.array(
         [
             (x.start, y.start, x.stop, y.stop)
@@ -212,15 +210,36 @@ def from_membership(superpixels: np.ndarray, members: np.ndarray) -> Proposals:
         ],
         np.int32,
     )  # (S, 4), the tight box of each superpixel
-    boxes = np.zeros((count, 4), np.int32)
-    if count:
-        boxes[:, :2] = np.minimum.reduceat(corners[ids, :2], offsets[:-1])
-        boxes[:, 2:] = np.maximum.reduceat(corners[ids, 2:], offsets[:-1])
+    sizes = np.bincount(superpixels.ravel()).astype(np.int32)
+    offsets = np.zeros(count + 1, np.int32)
+    np.cumsum(np.count_nonzero(members, axis=1), out=offsets[1:])
+    ids, boxes, areas = _gathered(np.ascontiguousarray(members), offsets, corners, sizes)
     return Proposals(
         superpixels=superpixels,
-        members=ids.astype(np.uint16),
-        offsets=offsets.astype(np.int32),
+        members=ids,
+        offsets=offsets,
         scores=(1 - np.arange(count) / max(count, 1)).astype(np.float32),
         boxes=boxes,
-        areas=(members @ np.bincount(superpixels.ravel())).astype(np.int32),
+        areas=areas,
     )
+
+
+@numba.njit(cache=True, nogil=True)
+def _gathered(inside, offsets, corners, sizes):
+    """Ids of the superpixels inside each candidate (P, S), its tight box (P, 4) and area (P,)."""
+    ids = np.empty(offsets[-1], np.uint16)
+    boxes = np.empty((len(inside), 4), np.int32)
+    areas = np.empty(len(inside), np.int32)
+    for p in range(len(inside)):
+        i, area = offsets[p], 0
+        x0 = y0 = np.iinfo(np.int32).max
+        x1 = y1 = 0
+        for s in range(inside.shape[1]):
+            if inside[p, s]:
+                ids[i] = s
+                i += 1
+                area += sizes[s]
+                x0, y0 = min(x0, corners[s, 0]), min(y0, corners[s, 1])
+                x1, y1 = max(x1, corners[s, 2]), max(y1, corners[s, 3])
+        boxes[p, 0], boxes[p, 1], boxes[p, 2], boxes[p, 3], areas[p] = x0, y0, x1, y1, area
+    return ids, boxes, areas

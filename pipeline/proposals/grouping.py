@@ -70,6 +70,21 @@ def tuples(
     return np.concatenate(lists)
 
 
+def in_turns(lists: list[np.ndarray]) -> np.ndarray:
+    """Order in which lists of sets take turns: the first of each, the second of each, ...
+
+    Args:
+        lists: of sets (C, 4) as `tuples` gives them: of each hierarchy those of one node, of two,
+            of three and of four take turns too.
+
+    Returns:
+        Indices of all sets, one list after another.
+    """
+    lengths = [np.bincount((nodes >= 0).sum(axis=1), minlength=5)[1:] for nodes in lists]
+    places = np.concatenate([np.arange(n) for n in np.concatenate(lengths)])
+    return np.argsort(places, kind="stable")
+
+
 @numba.njit(cache=True, nogil=True)
 def _connected(touching, allowed, size, limit):
     """The first `limit` connected sets of `size` nodes, all two of which are `allowed` together.

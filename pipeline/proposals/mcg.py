@@ -6,12 +6,19 @@ H x W pixels, S superpixels, C candidates before and P after duplicates are take
 import numpy as np
 from PIL import Image
 
-from pipeline.params import McgProposals, ScgProposals
-from pipeline.proposals.edges import gradient_edges
+from pipeline.params import Mcg, Scg
+from pipeline.proposals.edges import Edges
 from pipeline.proposals.form import Proposals, from_membership
-from pipeline.proposals.grouping import distinct, leaves_for, membership, tuples, unpacked
+from pipeline.proposals.grouping import (
+    distinct,
+    in_turns,
+    leaves_for,
+    membership,
+    tuples,
+    unpacked,
+)
 from pipeline.proposals.hierarchy import Hierarchy, Tree, boundary_tree, combined, resampled, top
-from pipeline.proposals.scg import Edges, check_image, scg
+from pipeline.proposals.scg import check_image, scg
 
 SCALES = (0.5, 1.0, 2.0)  # Arbelaez et al. 2014; the coarsest first
 MIN_SIDE = 15  # pixels; a smaller image is one region (the same)
@@ -20,30 +27,31 @@ SCG_SIZES = (700, 4000, 6000, 3000)  # singletons to quadruplets of that one sca
 MAX_SUPERPIXELS = 1 << 16  # ids are 16 bits
 
 
-def mcg(image: np.ndarray, settings: McgProposals, edges: Edges | None = None) -> Proposals:
+def mcg(image: np.ndarray, settings: Mcg, edges: Edges) -> Proposals:
     """Candidates for any object in an image, from its contours at three scales.
 
     Args:
         image: (H, W, 3) uint8, RGB, of any size from 1 x 1.
-        edges: the strength of an image's contours, asked for at each scale; none: the gradient
-            that `settings` names.
+        edges: the strength of an image's contours, of the kind that `settings` names; asked for at
+            each scale.
 
     Returns:
-        The candidates, those of the combined hierarchy first. A higher score is an earlier place
-        in the list; no score compares between images.
+        The candidates: regions, pairs, triplets and quadruplets of each hierarchy take turns, each
+        list from the top down. A higher score is an earlier place; no score compares between
+        images.
 
     Implements: Dai2015 Sec. 4.1 (region proposals).
     Reading: contours are as they come, without globalisation and without weighing by their
-    direction; candidates keep the order of the enumeration, where MCG's are ranked.
+    direction; lists take turns, where MCG's follow one another until they are ranked: without
+    a ranking the first candidates are better so.
     """
     check_image(image)
     height, width = image.shape[:2]
     if min(height, width) < MIN_SIDE:
         return from_membership(np.zeros((height, width), np.uint16), np.ones((1, 1), bool))
     if height * width > MAX_PIXELS:
-        return scg(image, _single_scale(settings), edges)
-    chosen = edges or (lambda scaled: gradient_edges(scaled, sigma=settings.sigma))
-    trees = scale_trees(image, chosen, min_area=settings.min_area)
+        return scg(image, single_scale(settings), edges)
+    trees = scale_trees(image, edges, min_area=settings.min_area)
     return grouped([combined(trees, cut=settings.align_cut), *trees], settings)
 
 
@@ -64,30 +72,29 @@ def scale_trees(image: np.ndarray, edges: Edges, *, min_area: float) -> list[Tre
     return trees
 
 
-def grouped(trees: list[Tree], settings: McgProposals) -> Proposals:
-    """The candidates of four trees over the same pixels, in the order of `settings`' sizes."""
+def grouped(trees: list[Tree], settings: Mcg) -> Proposals:
+    """The candidates of four trees over the same pixels."""
     hierarchies = [
         top(tree, max_leaves=leaves_for(singletons))
         for tree, singletons in zip(trees, settings.singletons, strict=True)
     ]
     superpixels, places = fused(hierarchies)
+    nodes = [
+        tuples(
+            hierarchy,
+            singletons=settings.singletons[i],
+            pairs=settings.pairs[i],
+            triplets=settings.triplets[i],
+            quadruplets=settings.quadruplets[i],
+        )
+        for i, hierarchy in enumerate(hierarchies)
+    ]
     words = np.concatenate(
         [
-            membership(
-                hierarchy,
-                tuples(
-                    hierarchy,
-                    singletons=settings.singletons[i],
-                    pairs=settings.pairs[i],
-                    triplets=settings.triplets[i],
-                    quadruplets=settings.quadruplets[i],
-                ),
-                places[i],
-                fill_holes=settings.fill_holes,
-            )
-            for i, hierarchy in enumerate(hierarchies)
+            membership(hierarchy, of_one, within, fill_holes=settings.fill_holes)
+            for hierarchy, of_one, within in zip(hierarchies, nodes, places, strict=True)
         ]
-    )  # (C, B)
+    )[in_turns(nodes)]  # (C, B)
     kept = distinct(
         words, superpixels, max_overlap=settings.max_overlap, limit=settings.max_candidates
     )
@@ -123,14 +130,11 @@ def fused(hierarchies: list[Hierarchy]) -> tuple[np.ndarray, np.ndarray]:
     return superpixels.astype(np.uint16), places
 
 
-def _single_scale(settings: McgProposals) -> ScgProposals:
+def single_scale(settings: Mcg) -> Scg:
     singletons, pairs, triplets, quadruplets = SCG_SIZES
-    return ScgProposals(
+    return Scg(
         kind="scg",
-        method=settings.method,
-        dataset=settings.dataset,
         edges=settings.edges,
-        sigma=settings.sigma,
         min_area=settings.min_area,
         singletons=singletons,
         pairs=pairs,

@@ -3,38 +3,41 @@
 H x W pixels, S superpixels, P candidates.
 """
 
-from collections.abc import Callable
-
 import numpy as np
 
-from pipeline.params import ScgProposals
-from pipeline.proposals.edges import gradient_edges
+from pipeline.params import Scg
+from pipeline.proposals.edges import Edges
 from pipeline.proposals.form import Proposals, from_membership
-from pipeline.proposals.grouping import distinct, leaves_for, membership, tuples, unpacked
+from pipeline.proposals.grouping import (
+    distinct,
+    in_turns,
+    leaves_for,
+    membership,
+    tuples,
+    unpacked,
+)
 from pipeline.proposals.hierarchy import boundary_hierarchy
 
-Edges = Callable[[np.ndarray], np.ndarray]  # (H, W, 3) uint8 to strengths (H, W) float32 in [0, 1]
 
-
-def scg(image: np.ndarray, settings: ScgProposals, edges: Edges | None = None) -> Proposals:
+def scg(image: np.ndarray, settings: Scg, edges: Edges) -> Proposals:
     """Candidates for any object in an image, from its contours alone.
 
     Args:
         image: (H, W, 3) uint8, RGB, of any size from 1 x 1.
-        edges: the strength of an image's contours; none: the gradient that `settings` names.
+        edges: the strength of an image's contours, of the kind that `settings` names.
 
     Returns:
-        The candidates; the first is the whole image, unless `singletons` is 0. A higher score is
-        an earlier place in the list; no score compares between images.
+        The candidates: regions, pairs, triplets and quadruplets take turns, each list from the top
+        down; the first is the whole image, unless `singletons` is 0. A higher score is an earlier
+        place; no score compares between images.
 
     Implements: Dai2015 Sec. 4.1 (region proposals; single-scale grouping in the place of MCG).
-    Reading: candidates keep the order of the enumeration; nothing here is trained, where MCG's
+    Reading: lists take turns, as in `mcg`; nothing here is trained, where MCG's
     ranking is trained with masks.
     """
     check_image(image)
-    strength = edges(image) if edges else gradient_edges(image, sigma=settings.sigma)
     hierarchy = boundary_hierarchy(
-        strength, min_area=settings.min_area, max_leaves=leaves_for(settings.singletons)
+        edges(image), min_area=settings.min_area, max_leaves=leaves_for(settings.singletons)
     )
     nodes = tuples(
         hierarchy,
@@ -46,6 +49,7 @@ def scg(image: np.ndarray, settings: ScgProposals, edges: Edges | None = None) -
     superpixels = hierarchy.superpixels
     count = int(hierarchy.last[0])
     words = membership(hierarchy, nodes, np.arange(count), fill_holes=settings.fill_holes)
+    words = words[in_turns([nodes])]
     kept = distinct(
         words, superpixels, max_overlap=settings.max_overlap, limit=settings.max_candidates
     )

@@ -2,6 +2,7 @@
 
 import argparse
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,6 +12,7 @@ from pipeline.errors import BadInput
 if TYPE_CHECKING:
     from pipeline.scoring.outcome import Outcome
 
+PUBLISHED = ("voc2012_val", "sbd_val", "coco2014_val")  # datasets of published curves
 MOST = 100_000  # the largest width of a band, and number of proposals
 
 
@@ -49,6 +51,7 @@ def add_score(parser: argparse.ArgumentParser) -> None:
     new.add_argument(
         "--void", type=_path, metavar="DIR", help="index PNGs; pixels of 255 are not counted"
     )
+    _add_figure(new)
     _add_allow_missing(new)
 
 
@@ -61,7 +64,7 @@ def score(given: argparse.Namespace) -> str:
     from pipeline.places import need_places, write_text
     from pipeline.scoring.outcome import as_text, json_text, write_metrics
 
-    need_places([given.json, given.table])
+    need_places([given.json, given.table, given.figure])
     outcome = _outcome(given)
     as_json = json_text(outcome)
     if given.table:
@@ -72,6 +75,21 @@ def score(given: argparse.Namespace) -> str:
     if given.json:
         write_text(given.json, as_json)
     return as_text(outcome)
+
+
+def add_draw_proposals(parser: argparse.ArgumentParser) -> None:
+    """Add what `draw-proposals` takes."""
+    text = "with part-*.parquet"
+    parser.add_argument("--proposals", type=_path, required=True, metavar="DIR", help=text)
+    text = "that the proposals were made of"
+    parser.add_argument("--images", type=_path, required=True, metavar="DIR", help=text)
+    text = "COCO instances JSON; masks are not needed"
+    parser.add_argument("--boxes", type=_path, required=True, metavar="FILE", help=text)
+    text = "of the pictures, <image>.png"
+    parser.add_argument("--out", type=_path, required=True, metavar="DIR", help=text)
+    text = "regions of a box (default %(default)s)"
+    parser.add_argument("--most", type=int, default=5, metavar="N", help=text)
+    parser.add_argument("--ids", type=_path, metavar="FILE", help="only these images, one a line")
 
 
 def _outcome(given: argparse.Namespace) -> "Outcome":
@@ -111,22 +129,53 @@ def _outcome(given: argparse.Namespace) -> "Outcome":
                 ids=given.ids,
             )
         case _:
-            from pipeline.scoring.proposals import score_proposals
+            return _proposals(given)
 
-            return score_proposals(
-                given.truth,
-                given.predicted,
-                at=_counts("--at", given.at),
-                void=given.void,
-                ids=given.ids,
-                allow_missing=given.allow_missing,
-            )
+
+def _proposals(given: argparse.Namespace) -> "Outcome":
+    """The numbers at the budgets that were asked for; the figure is written where one was."""
+    from pipeline.scoring.proposals import score_proposals
+
+    def scored(folder: Path, budgets: list[int]) -> "Outcome":
+        return score_proposals(
+            given.truth,
+            folder,
+            at=budgets,
+            void=given.void,
+            ids=given.ids,
+            allow_missing=given.allow_missing,
+        )
+
+    asked, beside = _counts("--at", given.at), _named("--beside", given.beside)
+    if given.figure is None:
+        if given.beside or given.published:
+            raise BadInput("--beside and --published are for a figure: give --figure FILE.png too")
+        return scored(given.predicted, asked)
+    if given.figure.suffix.lower() != ".png":
+        raise BadInput(f"--figure {given.figure}: is written as PNG; let its name end with .png")
+    from pipeline.scoring import proposal_figure as figure
+
+    if len(beside) >= len(figure.COLOURS):
+        raise BadInput(f"--beside: at most {len(figure.COLOURS) - 1} in one figure")
+    published = []
+    if given.published:
+        published = figure.read_published(figure.PUBLISHED, given.published)
+    budgets = sorted({*asked, *figure.BUDGETS, figure.ALL})
+    outcome = scored(given.predicted, budgets)
+    curves = [figure.curve_of(outcome, given.name or given.predicted.resolve().name)]
+    curves += [figure.curve_of(scored(beside[name], budgets), name) for name in beside]
+    images, objects = (int(row.value) for row in outcome.rows[:2])
+    title = f"{objects} objects in {images} images"
+    title += f"; grey: published, on {given.published}" if published else ""
+    figure.draw_curves(given.figure, curves, published, title)
+    return replace(outcome, rows=[row for row in outcome.rows if row.at in (None, *asked)])
 
 
 # --- arguments ------------------------------------------------------------------------------------
 def _kind(kinds: argparse._SubParsersAction, name: str, text: str) -> argparse.ArgumentParser:
     new = kinds.add_parser(name, help=text, description=text)
     new.add_argument("--ids", type=_path, metavar="FILE", help="only these images, one a line")
+    new.set_defaults(figure=None)
     new.add_argument("--json", type=_path, metavar="FILE", help="write the numbers there")
     new.add_argument(
         "--table", type=_path, metavar="FILE", help="the same as parquet, a row a number"
@@ -149,6 +198,16 @@ def _add_coco_truth(new: argparse.ArgumentParser) -> None:
     new.add_argument(
         "--truth", type=_path, required=True, metavar="FILE", help="COCO instances JSON"
     )
+
+
+def _add_figure(new: argparse.ArgumentParser) -> None:
+    text = "draw best overlap and recall against the number of proposals"
+    new.add_argument("--figure", type=_path, metavar="FILE.png", help=text)
+    text = "draw the published curves of this dataset beside them"
+    new.add_argument("--published", choices=PUBLISHED, help=text)
+    new.add_argument("--name", default="", help="of --predicted in the figure (default its own)")
+    text = "draw other proposals of the same images too; may be given again"
+    new.add_argument("--beside", action="append", default=[], metavar="NAME=DIR", help=text)
 
 
 def _add_allow_missing(new: argparse.ArgumentParser) -> None:
@@ -188,3 +247,14 @@ def _split(option: str, text: str) -> list[float]:
     if len(set(numbers)) < len(numbers):
         raise BadInput(f"{option}: {text!r} has a number twice")
     return numbers
+
+
+def _named(option: str, texts: list[str]) -> dict[str, Path]:
+    """Folders by name, of texts NAME=DIR. BadInput for anything else and for a name again."""
+    found: dict[str, Path] = {}
+    for text in texts:
+        name, _, folder = text.partition("=")
+        if not name or not folder or name in found:
+            raise BadInput(f"{option} {text}: write NAME=DIR, each name once")
+        found[name] = Path(folder)
+    return found

@@ -95,7 +95,9 @@ def is_current(root: Path, params: Params, evaluation: str) -> bool:
         f"predict@{evaluation}",
     ]
     if isinstance(run, BoxSupRun):
-        behind.append(f"propose@{run.proposals}_{run.dataset}")
+        key = f"{run.proposals}_{run.dataset}"
+        proposals = params.proposals[key]
+        behind += [f"propose@{key}", f"forests@{proposals.contours}", f"forests@{proposals.ranker}"]
     lock = root / "dvc.lock"
     if not lock.is_file():
         return True

@@ -17,18 +17,17 @@ from tqdm import tqdm
 
 from pipeline.categories import IGNORE
 from pipeline.datasets.bsds import fitting_and_reporting, open_bsds
-from pipeline.datasets.edge_files import read_forest, write_forest
+from pipeline.datasets.edge_files import write_forest
 from pipeline.datasets.form import read_image
 from pipeline.datasets.lists import read_ids
 from pipeline.datasets.tree import Problems
-from pipeline.errors import BadFile, BadInput, need_file
+from pipeline.errors import BadFile, BadInput
 from pipeline.masks import decode_index_png
 from pipeline.proposals.edges import Edges
 from pipeline.proposals.forest import Forest, predict
 from pipeline.proposals.form import Proposals
 from pipeline.proposals.ranking import (
     borders,
-    check_ranker,
     features,
     fit_ranker,
     rank,
@@ -130,18 +129,6 @@ def train_ranker(
     print(f"{out}: from {len(source.fitting)} images in {time.perf_counter() - begin:.0f} s")
     if source.reporting:
         report(source, forest, propose=propose, edges=edges, seed=seed)
-
-
-def open_ranker(path: Path) -> Forest:
-    """The forest of a file. Raises BadFile where it is missing, damaged or no such forest."""
-    remedy = "make it with `python -m pipeline train-ranker`"
-    need_file(path)
-    try:
-        return check_ranker(Forest(**read_forest(path)))
-    except BadFile as fault:
-        raise BadFile(path, "no forest that ranks candidates", remedy) from fault
-    except ValueError as error:
-        raise BadFile(path, str(error), remedy) from error
 
 
 def fit_on(source: Source, *, propose: Propose, edges: Edges, seed: int) -> Forest:

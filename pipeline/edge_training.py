@@ -9,10 +9,10 @@ import numpy as np
 from tqdm import tqdm
 
 from pipeline.datasets.bsds import Bsds, fitting_and_reporting, open_bsds
-from pipeline.datasets.edge_files import read_forest, ucm_strength, write_forest
-from pipeline.errors import BadFile, BadInput
+from pipeline.datasets.edge_files import ucm_strength, write_forest
+from pipeline.errors import BadInput
 from pipeline.metrics.contours import count_matches, f_measures
-from pipeline.proposals.boosted import check_features, edge_samples
+from pipeline.proposals.boosted import edge_samples
 from pipeline.proposals.edges import Edges, edges, thin_contours
 from pipeline.proposals.forest import Forest, fit
 
@@ -55,15 +55,6 @@ def train_edges(bsds: Path, out: Path, *, seed: int = 0) -> None:
         sources["gPb-UCM"] = None
         for name, source in sources.items():
             print(f"  {name:9} {best_f(data, tuple(compared), source):.3f}")
-
-
-def open_forest(path: Path) -> Forest:
-    """The forest of a file. Raises BadFile where it is missing, damaged or no forest."""
-    arrays = read_forest(path)
-    try:
-        return check_features(Forest(**arrays))
-    except ValueError as error:
-        raise BadFile(path, str(error), "make it anew with `train-edges`") from error
 
 
 def fit_edges(data: Bsds, ids: tuple[str, ...], *, seed: int) -> Forest:

@@ -1,0 +1,257 @@
+"""Candidates of many images: what makes them, and the files that they are written to.
+
+    <parts>/part-000.parquet, ...   schema "proposals", a hundred images each
+    <timings>/part-000.csv, ...     image_id, seconds, candidates, error
+
+A part that is there is not made again, so what was stopped goes on. Bytes of the parts do not
+depend on the number of processes or machines.
+"""
+
+import csv
+import hashlib
+import logging
+import os
+import time
+from collections.abc import Sequence
+from contextlib import closing
+from dataclasses import dataclass, fields
+from functools import cache, partial
+from itertools import islice
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import cv2
+import numpy as np
+
+from pipeline.datasets.edge_files import open_structured_edges, read_strength
+from pipeline.datasets.form import read_image
+from pipeline.datasets.places import dataset_root
+from pipeline.datasets.proposal_table import to_row
+from pipeline.datasets.published_proposals import read_published
+from pipeline.errors import BadFile, BadInput
+from pipeline.forests import forest_path, open_contours, open_ranker
+from pipeline.params import (
+    Algorithm,
+    BoostedEdges,
+    GradientEdges,
+    Mcg,
+    NoCandidates,
+    Published,
+    SavedEdges,
+    StructuredEdges,
+)
+from pipeline.proposals.edges import Edges, edges
+from pipeline.proposals.forest import Forest
+from pipeline.proposals.form import Proposals, from_membership
+from pipeline.proposals.mcg import single_scale
+from pipeline.proposals.methods import first, propose
+from pipeline.shards import map_shards
+from pipeline.tables import write_table
+
+IMAGES_PER_PART = 100
+IMAGES_PER_SHARD = 10  # some seconds of work: what is done again where a process dies
+STRUCTURED_FOREST = "model.yml.gz"  # OpenCV's name of it
+TIMINGS = ("image_id", "seconds", "candidates", "error")
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """All that candidates depend on but the image; small, for it goes to other processes.
+
+    Raises BadInput or PlaceByHand where the place of the contours is no good for any image.
+    """
+
+    algorithm: Algorithm
+    contours: Forest | None = None  # finds contours
+    ranker: Forest | None = None
+    place: Path | None = None  # a folder of saved strengths, or the file of a structured forest
+
+    def __post_init__(self) -> None:
+        match getattr(self.algorithm, "edges", None):
+            case SavedEdges() if self.place and not self.place.is_dir():
+                raise BadFile(self.place, "no folder of saved contours", "put it there")
+            case StructuredEdges() if self.place:
+                _detector(self.place)
+
+    def edges_of(self, image_id: str, size: tuple[int, int] | None = None) -> Edges | None:
+        """The contours that the algorithm names.
+
+        Args:
+            size: H, W of the image, which saved strengths must have; None: any.
+
+        Raises:
+            BadInput: a file of theirs is missing or bad.
+        """
+        match getattr(self.algorithm, "edges", None):
+            case GradientEdges(sigma=sigma):
+                return edges("gradient", sigma=sigma)
+            case BoostedEdges():
+                return edges("boosted", forest=self.contours)
+            case SavedEdges() if self.place:
+                saved = read_strength(self.place, image_id)
+                if size and saved.shape != size:
+                    problem = f"strengths {saved.shape[0]} x {saved.shape[1]}"
+                    problem += f" of an image {size[0]} x {size[1]}"
+                    raise BadFile(self.place / image_id, problem, "save them anew")
+                return edges("file", saved=saved)
+            case StructuredEdges() if self.place:
+                return edges("sf", detector=_detector(self.place))
+        return None
+
+
+def recipe_of(root: Path, algorithm: Algorithm, *, contours: str, ranker: str) -> Recipe:
+    """A recipe with the forests and places that params.yaml names.
+
+    Args:
+        root: the project folder.
+        contours, ranker: forests, or none.
+
+    Raises:
+        BadInput: a forest is not made, or damaged; a folder is missing.
+        PlaceByHand: the structured forest is missing.
+    """
+    place = None
+    match getattr(algorithm, "edges", None):
+        case SavedEdges(place=name):
+            place = dataset_root(root, name)
+        case StructuredEdges(place=name):
+            place = dataset_root(root, name) / STRUCTURED_FOREST
+    return Recipe(
+        algorithm,
+        None if contours == "none" else open_contours(root / forest_path(contours)),
+        None if ranker == "none" else open_ranker(root / forest_path(ranker)),
+        place,
+    )
+
+
+@cache
+def _detector(model: Path) -> Any:
+    return open_structured_edges(model)
+
+
+class Image(NamedTuple):
+    image_id: str
+    path: Path
+    size: tuple[int, int] | None = None  # H, W when the dataset was prepared; None: any
+    published: Path | None = None  # candidates that others made of it
+
+
+class Proposed(NamedTuple):
+    row: dict[str, Any] | None  # of the table "proposals"; None: not even the image's size is known
+    timing: dict[str, str]
+
+
+# --- one image -----------------------------------------------------------------------------------
+def proposed(recipe: Recipe, image: Image) -> Proposed:
+    """The candidates of one image.
+
+    Where the algorithm fails its single scale is tried, then the whole image is the only candidate.
+    """
+    cv2.setNumThreads(1)  # there is a process for every core
+    begin = time.perf_counter()
+    found: Proposals | None
+    try:
+        found, error = _candidates(recipe, image)
+    except BadInput as problem:
+        found, error = _whole(image.size), str(problem)
+    row = None
+    if found is not None:
+        arrays = {f.name: getattr(found, f.name) for f in fields(Proposals)}
+        row = to_row(image.image_id, _digest(image.path), recipe.algorithm.kind, **arrays)
+    seconds, count = f"{time.perf_counter() - begin:.4f}", str(0 if found is None else len(found))
+    timing = dict(zip(TIMINGS, (image.image_id, seconds, count, error), strict=True))
+    return Proposed(row, timing)
+
+
+def _candidates(recipe: Recipe, image: Image) -> tuple[Proposals, str]:
+    """Candidates, and why they are not those of the algorithm, if so. BadInput for a bad file."""
+    algorithm = recipe.algorithm
+    if isinstance(algorithm, NoCandidates):
+        size = image.size or read_image(image.path).shape[:2]
+        return from_membership(np.zeros(size, np.uint16), np.zeros((0, 1), bool)), ""
+    array = _read(image)
+    if isinstance(algorithm, Published):
+        if image.published is None:
+            raise BadInput(f"no published candidates of {image.image_id}")
+        arrays = read_published(image.published, array.shape[:2])
+        return first(Proposals(**arrays), algorithm.max_candidates), ""
+    source = recipe.edges_of(image.image_id, array.shape[:2])
+    try:
+        return propose(array, algorithm, source, recipe.ranker), ""
+    except (MemoryError, ValueError, cv2.error) as error:
+        problem = f"{type(error).__name__}: {error}"
+    if isinstance(algorithm, Mcg):
+        try:
+            return propose(array, single_scale(algorithm), source, recipe.ranker), problem
+        except (MemoryError, ValueError, cv2.error) as error:
+            problem += f"; at a single scale {type(error).__name__}: {error}"
+    return from_membership(np.zeros(array.shape[:2], np.uint16), np.ones((1, 1), bool)), problem
+
+
+def _whole(size: tuple[int, int] | None) -> Proposals | None:
+    """The whole image as its only candidate."""
+    if size is None:
+        return None
+    return from_membership(np.zeros(size, np.uint16), np.ones((1, 1), bool))
+
+
+def _read(image: Image) -> np.ndarray:
+    array = read_image(image.path)
+    height, width = array.shape[:2]
+    if image.size and image.size != (height, width):
+        was = f"{image.size[0]} x {image.size[1]} when the dataset was prepared"
+        raise BadFile(image.path, f"{height} x {width} pixels, but {was}", "prepare it again")
+    return array
+
+
+def _digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else ""
+
+
+# --- many ----------------------------------------------------------------------------------------
+def write_parts(
+    parts: Path, timings: Path, images: Sequence[Image], recipe: Recipe, scheduler: str | None
+) -> list[dict[str, str]]:
+    """Write those parts that are not there. Returns the timings of all images.
+
+    Args:
+        parts, timings: folders.
+        scheduler: address of a dask scheduler whose workers see the images under the same paths;
+            None: processes on this machine.
+    """
+    all_parts = [
+        (parts / f"part-{number:03d}.parquet", images[start : start + IMAGES_PER_PART])
+        for number, start in enumerate(range(0, len(images), IMAGES_PER_PART))
+    ]
+    waiting = [(path, part) for path, part in all_parts if not path.exists()]
+    wanted = [image for _, part in waiting for image in part]
+    none = isinstance(recipe.algorithm, NoCandidates)  # not worth a process
+    shard = len(wanted) or 1 if none else IMAGES_PER_SHARD
+    one = partial(proposed, recipe)
+    with closing(map_shards(one, wanted, "proposing", shard=shard, scheduler=scheduler)) as made:
+        for path, part in waiting:
+            results = list(islice(made, len(part)))
+            for result in results:
+                if result.timing["error"]:
+                    log.warning("%s: %s", result.timing["image_id"], result.timing["error"])
+            write_timings(timings / f"{path.stem}.csv", [r.timing for r in results])
+            # The part last: where it lies, its timings lie too.
+            write_table(path, "proposals", [r.row for r in results if r.row is not None])
+    return [row for path, _ in all_parts for row in _read_csv(timings / f"{path.stem}.csv")]
+
+
+def _read_csv(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def write_timings(path: Path, rows: Sequence[dict[str, str]]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(f".{path.name}.partial")
+    with unfinished.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, TIMINGS, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+    os.replace(unfinished, path)
