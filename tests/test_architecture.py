@@ -10,8 +10,8 @@ VOCABULARY = {"categories", "boxes", "masks", "params", "errors"}
 PAPERS = {"models", "losses", "labels", "instances", "crf", "proposals", "transforms", "metrics"}
 DISK = {"datasets", "tables", "reports", "figures", "protocol", "exports"}
 BETWEEN = {
-    "training", "inference", "fitting", "checkpoints", "box_labels", "shards", "proposing", "forests",
-    "edge_training", "ranker_training",
+    "training", "inference", "fitting", "checkpoints", "box_labels",
+    "shards", "proposing", "forests", "edge_training", "ranker_training",
 }  # fmt: skip
 TOP = {"stages", "scoring", "proposal_commands", "proposal_arguments", "__main__"}
 TOOLS = {  # behind the command line: folders of work, and files about runs
