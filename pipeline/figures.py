@@ -18,6 +18,8 @@ from pipeline.categories import CITYSCAPES, IGNORE, colour_map
 
 WIDTH = 2.2  # inches of one image
 LEGEND_COLUMNS = 8
+DPI = 100
+PALETTE = 256  # colours: the figures of reports are kept in git
 
 CITYSCAPES_COLOURS = (  # as published, in the order of the train ids
     (128, 64, 128), (244, 35, 232), (70, 70, 70), (102, 102, 156), (190, 153, 153),
@@ -97,7 +99,7 @@ def overlays(
         axis.set_title(heading, fontsize=9)
     if patches:
         figure.legend(handles=patches, loc="outside lower center", ncols=LEGEND_COLUMNS, fontsize=7)
-    _save(figure, path)
+    write_png(path, figure, dpi=DPI, palette=PALETTE)
 
 
 def curves(path: Path, title: str, history: pd.DataFrame) -> None:
@@ -122,7 +124,7 @@ def curves(path: Path, title: str, history: pd.DataFrame) -> None:
         right.set_ylabel("learning rate", color="C1")
         right.set_ylim(bottom=0)
     left.legend(loc="upper right", fontsize=8)
-    _save(figure, path)
+    write_png(path, figure, dpi=DPI, palette=PALETTE)
 
 
 def smooth(values: np.ndarray) -> np.ndarray:
@@ -151,15 +153,25 @@ def label_quality(path: Path, title: str, rounds: Mapping[str, pd.DataFrame]) ->
     axis.set_xlabel("epoch")
     axis.set_ylabel("mean IoU of the labels, %")
     axis.legend(fontsize=8)
-    _save(figure, path)
+    write_png(path, figure, dpi=DPI, palette=PALETTE)
 
 
-def _save(figure: Figure, path: Path) -> None:
-    """Write the PNG whole, in 256 colours: a third of the bytes, and they are kept in git."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
+def write_png(path: Path, figure: Figure, *, dpi: int, palette: int | None) -> None:
+    """Write a figure; the file appears whole or not at all, through a link too.
+
+    Args:
+        dpi: pixels per inch of the figure.
+        palette: so many colours, a third of the bytes; None: all, for photographs.
+    """
+    place = Path(os.path.realpath(path))
+    place.parent.mkdir(parents=True, exist_ok=True)
+    partial = place.with_name(f".{place.name[:200]}.partial")
     drawn = io.BytesIO()
-    figure.savefig(drawn, format="png", dpi=100)
-    with Image.open(drawn) as picture:
-        picture.convert("RGB").quantize(256).save(partial, format="PNG", optimize=True)
-    os.replace(partial, path)
+    figure.savefig(drawn, format="png", dpi=dpi)
+    if palette is not None:
+        with Image.open(drawn) as picture:
+            few = picture.convert("RGB").quantize(palette)
+        drawn = io.BytesIO()
+        few.save(drawn, format="PNG", optimize=True)
+    partial.write_bytes(drawn.getvalue())
+    os.replace(partial, place)

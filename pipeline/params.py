@@ -699,6 +699,11 @@ def _check_proposals(where: str, entry: ProposalSet, params: Params, known: Call
         raise BadInput(f"{where}.ranker is {entry.ranker!r}; candidates of {kind} are not ranked")
     ranker = params.forests[entry.ranker]
     assert isinstance(ranker, RankingForest)
+    if ranker.algorithm.kind != entry.algorithm.kind:
+        raise BadInput(
+            f"{where}.ranker is {entry.ranker!r}, fitted to candidates of {ranker.algorithm.kind}; "
+            f"candidates of {entry.algorithm.kind} are ranked by a forest of their own, or none"
+        )
     if (ranker.algorithm.edges, ranker.contours) != (edges, entry.contours):
         raise BadInput(
             f"{where}.ranker is {entry.ranker!r}, fitted to candidates of other contours; give "

@@ -60,9 +60,6 @@ def propose_images(given: argparse.Namespace) -> str:
     timings = given.out / "timings"
     rows = write_parts(given.out, timings, images, recipe, given.scheduler)
     write_timings(given.out / "timings.csv", rows)
-    for path in timings.glob("part-*.csv"):
-        path.unlink()
-    timings.rmdir()
     failed = [row["image_id"] for row in rows if row["error"]]
     seconds = sum(float(row["seconds"]) for row in rows) / len(rows)
     counts = [int(row["candidates"]) for row in rows]
@@ -105,6 +102,8 @@ def recipe_given(given: argparse.Namespace) -> Recipe:
         if kind != "gradient" or given.ranker:
             raise BadInput("Selective Search has no contours: leave --edges and --ranker out")
         return Recipe(algorithm)
+    if given.ranker and not isinstance(algorithm, Mcg | Scg):
+        raise BadInput(f"candidates of {given.method} are not ranked: leave --ranker out")
     chosen: Edges = algorithm.edges
     match kind:
         case "boosted":

@@ -155,7 +155,9 @@ def proposed(recipe: Recipe, image: Image) -> Proposed:
     try:
         found, error = _candidates(recipe, image)
     except BadInput as problem:
-        found, error = _whole(image.size), str(problem)
+        found, error = image.size and _whole(image.size), str(problem)
+    except MemoryError as problem:  # too large to be read
+        found, error = image.size and _whole(image.size), f"{image.path}: MemoryError: {problem}"
     row = None
     if found is not None:
         arrays = {f.name: getattr(found, f.name) for f in fields(Proposals)}
@@ -166,7 +168,10 @@ def proposed(recipe: Recipe, image: Image) -> Proposed:
 
 
 def _candidates(recipe: Recipe, image: Image) -> tuple[Proposals, str]:
-    """Candidates, and why they are not those of the algorithm, if so. BadInput for a bad file."""
+    """Candidates, and why they are not those of the algorithm, if so. BadInput for a bad file.
+
+    MemoryError where not even the image can be read.
+    """
     algorithm = recipe.algorithm
     if isinstance(algorithm, NoCandidates):
         size = image.size or read_image(image.path).shape[:2]
@@ -187,13 +192,11 @@ def _candidates(recipe: Recipe, image: Image) -> tuple[Proposals, str]:
             return propose(array, single_scale(algorithm), source, recipe.ranker), problem
         except (MemoryError, ValueError, cv2.error) as error:
             problem += f"; at a single scale {type(error).__name__}: {error}"
-    return from_membership(np.zeros(array.shape[:2], np.uint16), np.ones((1, 1), bool)), problem
+    return _whole(array.shape[:2]), problem
 
 
-def _whole(size: tuple[int, int] | None) -> Proposals | None:
+def _whole(size: tuple[int, int]) -> Proposals:
     """The whole image as its only candidate."""
-    if size is None:
-        return None
     return from_membership(np.zeros(size, np.uint16), np.ones((1, 1), bool))
 
 
@@ -225,7 +228,11 @@ def write_parts(
         (parts / f"part-{number:03d}.parquet", images[start : start + IMAGES_PER_PART])
         for number, start in enumerate(range(0, len(images), IMAGES_PER_PART))
     ]
-    waiting = [(path, part) for path, part in all_parts if not path.exists()]
+    waiting = [
+        (path, part)
+        for path, part in all_parts
+        if not (path.exists() and (timings / f"{path.stem}.csv").exists())
+    ]
     wanted = [image for _, part in waiting for image in part]
     none = isinstance(recipe.algorithm, NoCandidates)  # not worth a process
     shard = len(wanted) or 1 if none else IMAGES_PER_SHARD

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-VOCABULARY = {"categories", "boxes", "masks", "params", "errors"}
+VOCABULARY = {"categories", "boxes", "masks", "superpixels", "params", "errors"}
 PAPERS = {"models", "losses", "labels", "instances", "crf", "proposals", "transforms", "metrics"}
 DISK = {"datasets", "tables", "reports", "figures", "protocol", "exports"}
 BETWEEN = {

@@ -142,6 +142,9 @@ def test_refuses_numbers_out_of_range(tmp_path, old, new, message):
 # --- forests and proposals -----------------------------------------------------------------------
 SIZES = "min_area: 9, singletons: 9, pairs: 9, triplets: 0, quadruplets: 0"
 SCG = f"kind: scg, {SIZES}, max_overlap: 0.9, max_candidates: 9, fill_holes: true"
+FOURS = "singletons: [9, 9, 9, 9], pairs: [9, 9, 9, 9], triplets: [9, 9, 9, 9]"
+MCG = f"kind: mcg, min_area: 9, align_cut: 0.1, {FOURS}, quadruplets: [0, 0, 0, 0]"
+MCG += ", max_overlap: 0.9, max_candidates: 9, fill_holes: true"
 FORESTS = f"""\
 forests:
   contours: {{kind: contours, dataset: bsds, contours: none, seed: 0}}
@@ -231,6 +234,11 @@ def test_proposals_name_the_forests_that_they_use(tmp_path):
             "ranker: plain,\n    algorithm: {edges: {kind: gradient, sigma: 2.0}",
             "ranker: plain,\n    algorithm: {edges: {kind: gradient, sigma: 1.5}",
             "proposals.one_sample.ranker is 'plain', fitted to candidates of other contours",
+        ),
+        (
+            f"ranker: plain,\n    algorithm: {{edges: {{kind: gradient, sigma: 2.0}}, {SCG}}}",
+            f"ranker: plain,\n    algorithm: {{edges: {{kind: gradient, sigma: 2.0}}, {MCG}}}",
+            "proposals.one_sample.ranker is 'plain', fitted to candidates of scg;",
         ),
     ],
 )

@@ -156,6 +156,7 @@ def test_the_same_candidates_give_the_same_bytes():
         ("offsets", np.array([0, 9, 4, 5], np.int32), "no superpixels"),
         ("offsets", np.array([0, 3, 3, 5], np.int32), "no superpixels"),
         ("scores", np.array([1, 0.5], np.float32), "2 scores of 3 candidates"),
+        ("scores", np.array([0, 0.5, 1], np.float32), "the scores are not numbers that fall"),
         ("scores", np.array([], np.float32), "scores of 'a'"),
         ("boxes", np.array([[0, 0, 4, 2], [0, 0, 2, 1], [3, 1, 4, 2]], np.int32), "boxes of 'a'"),
         ("areas", np.array([8, 4, 2], np.int32), "areas of 'a'"),
@@ -193,6 +194,9 @@ def xz(*numbers: int) -> bytes:
         ({"columns": [1, 2, 3]}, "share a column"),
         ({"columns": [0, None, 2]}, "damaged"),
         ({"scores": [1.0, 0.5]}, "2 scores of 3 candidates"),
+        ({"scores": [0.0, 0.5, 1.0]}, "the scores are not numbers that fall"),
+        ({"scores": [1.0, float("nan"), 0.0]}, "the scores are not numbers that fall"),
+        ({"scores": [float("inf"), 1.0, 0.0]}, "the scores are not numbers that fall"),
     ],
 )
 def test_a_damaged_row_is_refused_with_its_file_and_image(tmp_path, wrong, message):

@@ -169,6 +169,18 @@ def test_where_mcg_fails_its_single_scale_is_tried(tmp_path, images, monkeypatch
     assert found.timing["candidates"] == str(len(alone))
 
 
+def test_an_image_too_large_to_be_read_ends_no_run(tmp_path, images, monkeypatch):
+    def read_image(path: Path) -> np.ndarray:
+        raise MemoryError("9 GB")
+
+    monkeypatch.setattr(proposing, "read_image", read_image)
+    found = proposed(Recipe(MCG), images[0])
+    assert is_whole(read(found.row, tmp_path))
+    assert found.timing["error"] == f"{images[0].path}: MemoryError: 9 GB"
+    unknown = proposed(Recipe(MCG), images[0]._replace(size=None))
+    assert unknown.row is None and "9 GB" in unknown.timing["error"]
+
+
 def test_where_that_fails_too_the_whole_image_is_the_only_candidate(tmp_path, images, monkeypatch):
     failing(monkeypatch, ("mcg", "scg"), MemoryError("no"))
     for algorithm, problem in (

@@ -3,7 +3,6 @@
 import contextlib
 import io
 import json
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -393,15 +392,6 @@ def test_void_needs_a_label_map_of_each_image(folder):
 def test_superpixels_of_another_size_are_refused(folder):
     write_proposals(folder / "predicted", [{"a": found([0], superpixels=GRID[:, :3])}])
     with pytest.raises(BadFile, match=r"image a: 2 x 3 pixels .* the truth says 2 x 4"):
-        scored(folder)
-
-
-@pytest.mark.parametrize("scores", [[1, float("nan"), 0], [0, 0.5, 1]])
-def test_scores_that_do_not_fall_are_refused_with_the_image(folder, scores):
-    damaged = replace(TABLE["a"], scores=np.array(scores, np.float32))
-    write_proposals(folder / "predicted", [{"a": damaged}])
-    wrong = "proposals of image a: the scores are not numbers that fall"
-    with pytest.raises(BadFile, match=wrong):
         scored(folder)
 
 

@@ -38,6 +38,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.errors import BadFile, BadInput
+from pipeline.superpixels import boxes_and_areas
 from pipeline.tables import SCHEMAS, read_arrow
 
 Arrays = dict[str, np.ndarray]
@@ -67,7 +68,8 @@ def to_row(
 
     Raises:
         ValueError: reading the row would not give these arrays: a type or a length is wrong, a
-            candidate has no pixel, its superpixels do not rise, its box is not tight, ...
+            candidate has no pixel, its superpixels do not rise, its box is not tight, scores do
+            not fall, ...
     """
     given = {
         "superpixels": superpixels,
@@ -93,7 +95,7 @@ def to_row(
         "image_sha256": image_sha256,
     }
     for name, read in _arrays(row).items():
-        same = np.array_equal(read, given[name], equal_nan=name == "scores")
+        same = np.array_equal(read, given[name])
         if not same or read.dtype != given[name].dtype:
             raise ValueError(f"{name} of {image_id!r} are not what its candidates have")
     return row
@@ -154,8 +156,10 @@ def _arrays(row: dict[str, Any]) -> Arrays:
     scores = np.asarray(row["scores"], np.float32) if len(row["scores"]) else _places(count)
     if len(scores) != count:
         raise ValueError(f"{len(scores)} scores of {count} candidates")
+    if not np.isfinite(scores).all() or (np.diff(scores) > 0).any():
+        raise ValueError("the scores are not numbers that fall: candidates stand best first")
     members, offsets = _lists(bits, np.argsort(columns))
-    boxes, areas = _boxes_and_areas(superpixels, members, offsets)
+    boxes, areas = boxes_and_areas(superpixels, members, offsets)
     if count and not areas.all():
         raise ValueError("a candidate without pixels")
     return {
@@ -234,31 +238,6 @@ def _from_changes(changes, places, number, width, candidates):
     return members, offsets
 
 
-@numba.njit(cache=True, nogil=True)
-def _boxes_and_areas(superpixels, members, offsets):
-    """The tight box (P, 4) int32 and the pixels (P,) int32 of each candidate."""
-    height, width = superpixels.shape
-    corners = np.empty((superpixels.max() + 1, 4), np.int32)
-    corners[:, 0], corners[:, 1], corners[:, 2:] = width, height, 0
-    sizes = np.zeros(len(corners), np.int32)
-    for y in range(height):
-        for x in range(width):
-            corner = corners[superpixels[y, x]]
-            corner[0], corner[1] = min(corner[0], x), min(corner[1], y)
-            corner[2], corner[3] = max(corner[2], x + 1), max(corner[3], y + 1)
-            sizes[superpixels[y, x]] += 1
-    boxes = np.zeros((len(offsets) - 1, 4), np.int32)
-    areas = np.zeros(len(boxes), np.int32)
-    for p in range(len(boxes)):
-        x0, y0, x1, y1 = width, height, 0, 0
-        for m in members[offsets[p] : offsets[p + 1]]:
-            x0, y0 = min(x0, corners[m, 0]), min(y0, corners[m, 1])
-            x1, y1 = max(x1, corners[m, 2]), max(y1, corners[m, 3])
-            areas[p] += sizes[m]
-        boxes[p, 0], boxes[p, 1], boxes[p, 2], boxes[p, 3] = x0, y0, x1, y1
-    return boxes, areas
-
-
 class ProposalTable:
     """The candidates of a dataset, read part by part.
 
@@ -307,7 +286,8 @@ class ProposalTable:
             superpixels (H, W) uint16, members uint16, offsets (P + 1,) int32, scores (P,) float32,
             boxes (P, 4) int32 and areas (P,) int32: what `proposals.form.Proposals` takes. The
             offsets fit the members, which rise in each candidate and are at most the highest id of
-            `superpixels`; no candidate is without pixels; boxes are tight.
+            `superpixels`; no candidate is without pixels; boxes are tight; scores are
+            finite and fall.
 
         Raises:
             BadInput: there is no such image, or its part is damaged.

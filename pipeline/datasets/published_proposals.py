@@ -21,11 +21,11 @@ from pathlib import Path
 
 import numba
 import numpy as np
-from scipy.ndimage import find_objects
 
 from pipeline.datasets import matfile, matfile_hdf5
 from pipeline.datasets.matfile import Value
 from pipeline.errors import BadFile, some
+from pipeline.superpixels import boxes_and_areas
 
 DEEPEST = 3  # cells of structs in a struct
 LARGEST = 1 << 30  # bytes of an unpacked variable: thousands of masks are some hundred megabytes
@@ -267,21 +267,14 @@ def _common_form(superpixels: np.ndarray, sets: list[np.ndarray], scores: np.nda
     lengths = np.array([len(ids) for ids in sets], np.int64)
     if not lengths.all():
         raise ValueError(f"candidate {1 + int(np.argmin(lengths))} has no pixel")
-    offsets = np.concatenate([[0], np.cumsum(lengths)])
-    members = np.concatenate([*sets, np.zeros(0, np.int64)]).astype(np.int64)
-    superpixels = new[superpixels]
-    corners = np.array(
-        [(x.start, y.start, x.stop, y.stop) for y, x in find_objects(superpixels + 1)], np.int32
-    )
-    boxes, areas = np.zeros((len(sets), 4), np.int32), np.zeros(len(sets), np.int32)
-    if sets:
-        boxes[:, :2] = np.minimum.reduceat(corners[members, :2], offsets[:-1])
-        boxes[:, 2:] = np.maximum.reduceat(corners[members, 2:], offsets[:-1])
-        areas[:] = np.add.reduceat(sizes[present][members], offsets[:-1])
+    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
+    members = np.concatenate([*sets, np.zeros(0, np.int64)]).astype(np.uint16)
+    superpixels = new[superpixels].astype(np.uint16, order="C")
+    boxes, areas = boxes_and_areas(superpixels, members, offsets)
     return {
-        "superpixels": superpixels.astype(np.uint16),
-        "members": members.astype(np.uint16),
-        "offsets": offsets.astype(np.int32),
+        "superpixels": superpixels,
+        "members": members,
+        "offsets": offsets,
         "scores": _falling(scores, len(sets)),
         "boxes": boxes,
         "areas": areas,

@@ -15,7 +15,6 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TypeVar
 
-import cv2
 import numba
 import numpy as np
 from tqdm import tqdm
@@ -72,7 +71,7 @@ def export_proposals(
 def _export_coco(folder: Path, out: Path, truth: Path | None, most: int | None) -> str:
     table = ProposalTable(folder)
     images = _numbered(table.ids, folder, truth)
-    items = ((number, _read(table, image_id, folder, most)) for image_id, number in images)
+    items = ((number, _firsts(table.of(image_id), most)) for image_id, number in images)
     count = 0
     with new_file(out) as place, place.open("w", encoding="ascii") as file:
         file.write("[")
@@ -174,7 +173,7 @@ def _export_mcg(folder: Path, out: Path, most: int | None) -> str:
     if wrong := [image_id for image_id in table.ids if not is_image_id(image_id)]:
         problem = f"ids that cannot name a file: {some(wrong)}"
         raise BadFile(folder, problem, "use letters, digits, _ and - only")
-    items = ((image_id, _read(table, image_id, folder, most)) for image_id in table.ids)
+    items = ((image_id, _firsts(table.of(image_id), most)) for image_id in table.ids)
     with new_folder(out) as place:
         for image_id, content in _progress(_mat, items, len(table.ids)):
             (place / f"{image_id}.mat").write_bytes(content)
@@ -207,28 +206,8 @@ def _progress(
     return iter(tqdm(results, total=count, desc="exporting", unit="image", disable=None))
 
 
-def _read(table: ProposalTable, image_id: str, folder: Path, most: int | None) -> Arrays:
-    """The first candidates of an image. BadFile if they are damaged."""
-    try:
-        arrays = table.of(image_id)
-        problem = _problem(arrays)
-    except (AttributeError, ValueError, cv2.error) as error:  # nulls, 5 numbers for boxes, no PNG
-        problem = str(error)
-    if problem:
-        raise BadFile(folder, f"proposals of image {image_id}: {problem}", "make the table anew")
+def _firsts(arrays: Arrays, most: int | None) -> Arrays:
+    """The first candidates of an image; None: all."""
     kept = {name: arrays[name][:most] for name in ("scores", "boxes", "areas")}
     offsets = arrays["offsets"][: len(kept["areas"]) + 1]
     return arrays | kept | {"offsets": offsets, "members": arrays["members"][: offsets[-1]]}
-
-
-def _problem(arrays: Arrays) -> str:
-    """What is wrong with the lists; empty if nothing is."""
-    offsets, members = arrays["offsets"], arrays["members"]
-    count = len(offsets) - 1
-    if count < 0 or offsets[0] != 0 or offsets[-1] != len(members) or (np.diff(offsets) < 1).any():
-        return "the offsets do not cut the members into candidates"
-    if len(members) and members.max() > arrays["superpixels"].max():
-        return f"there is no superpixel {members.max()}"
-    if {len(arrays[name]) for name in ("scores", "boxes", "areas")} != {count}:
-        return "as many scores, boxes and areas as candidates are wanted"
-    return "" if np.isfinite(arrays["scores"]).all() else "a score is no number"

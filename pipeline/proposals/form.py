@@ -8,11 +8,11 @@ from functools import cached_property
 
 import numba
 import numpy as np
-from scipy.ndimage import find_objects
 from scipy.sparse import csr_array
 
 from pipeline.boxes import iou
 from pipeline.categories import IGNORE
+from pipeline.superpixels import boxes_and_areas
 
 
 @dataclass(frozen=True)
@@ -203,17 +203,10 @@ def from_membership(superpixels: np.ndarray, members: np.ndarray) -> Proposals:
         members: (P, S) bool, no row empty; best first.
     """
     count = len(members)
-    corners = np.array(
-        [
-            (x.start, y.start, x.stop, y.stop)
-            for y, x in find_objects(superpixels.astype(np.int32) + 1)
-        ],
-        np.int32,
-    )  # (S, 4), the tight box of each superpixel
-    sizes = np.bincount(superpixels.ravel()).astype(np.int32)
     offsets = np.zeros(count + 1, np.int32)
     np.cumsum(np.count_nonzero(members, axis=1), out=offsets[1:])
-    ids, boxes, areas = _gathered(np.ascontiguousarray(members), offsets, corners, sizes)
+    ids = (np.flatnonzero(members) % members.shape[1]).astype(np.uint16)
+    boxes, areas = boxes_and_areas(superpixels, ids, offsets)
     return Proposals(
         superpixels=superpixels,
         members=ids,
@@ -222,24 +215,3 @@ def from_membership(superpixels: np.ndarray, members: np.ndarray) -> Proposals:
         boxes=boxes,
         areas=areas,
     )
-
-
-@numba.njit(cache=True, nogil=True)
-def _gathered(inside, offsets, corners, sizes):
-    """Ids of the superpixels inside each candidate (P, S), its tight box (P, 4) and area (P,)."""
-    ids = np.empty(offsets[-1], np.uint16)
-    boxes = np.empty((len(inside), 4), np.int32)
-    areas = np.empty(len(inside), np.int32)
-    for p in range(len(inside)):
-        i, area = offsets[p], 0
-        x0 = y0 = np.iinfo(np.int32).max
-        x1 = y1 = 0
-        for s in range(inside.shape[1]):
-            if inside[p, s]:
-                ids[i] = s
-                i += 1
-                area += sizes[s]
-                x0, y0 = min(x0, corners[s, 0]), min(y0, corners[s, 1])
-                x1, y1 = max(x1, corners[s, 2]), max(y1, corners[s, 3])
-        boxes[p, 0], boxes[p, 1], boxes[p, 2], boxes[p, 3], areas[p] = x0, y0, x1, y1, area
-    return ids, boxes, areas

@@ -17,6 +17,7 @@ from pipeline.proposals.grouping import distinct, packed, unpacked
 from pipeline.proposals.hierarchy import boundary_hierarchy
 from pipeline.proposals.ranking import borders
 from pipeline.proposals.scg import check_image
+from pipeline.proposals.sizes import enlarged, reduced
 
 POWER = 2.5  # of what a step crosses: one strong contour is farther than many weak ones
 SHORTEST = 1e-6  # of a step, so that no two superpixels lie at one place
@@ -70,7 +71,7 @@ def gop(
     GOP learns both from masks; steps are also as long as colours differ.
     """
     check_image(image)
-    small = _reduced(image)
+    small = reduced(image, MAX_PIXELS)
     strength = edges(small)
     hierarchy = boundary_hierarchy(strength, min_area=min_area, max_leaves=max_superpixels)
     superpixels = hierarchy.superpixels
@@ -82,26 +83,10 @@ def gop(
     if fill_holes:
         on_border = sides(superpixels).any(axis=0)
         _add_holes(members, graph.starts, graph.neighbours, on_border)
-    superpixels = _enlarged(superpixels, *image.shape[:2])
+    superpixels = enlarged(superpixels, *image.shape[:2])
     words = packed(members)
     kept = distinct(words, superpixels, max_overlap=max_overlap, limit=max_candidates)
     return from_membership(superpixels, unpacked(words[kept], len(sizes)))
-
-
-def _reduced(image: np.ndarray) -> np.ndarray:
-    height, width = image.shape[:2]
-    factor = (MAX_PIXELS / (height * width)) ** 0.5
-    if factor >= 1:
-        return image
-    size = (max(int(width * factor), 1), max(int(height * factor), 1))
-    return cv2.resize(image, size, interpolation=cv2.INTER_AREA)
-
-
-def _enlarged(superpixels: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Each pixel of (height, width) takes the superpixel of the nearest one."""
-    rows = np.arange(height) * superpixels.shape[0] // height
-    columns = np.arange(width) * superpixels.shape[1] // width
-    return superpixels[rows[:, None], columns]
 
 
 # --- distances ---------------------------------------------------------------------------------

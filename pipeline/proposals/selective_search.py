@@ -17,6 +17,7 @@ from pipeline.proposals.grouping import distinct, membership, unpacked
 from pipeline.proposals.hierarchy import Hierarchy, Tree, top
 from pipeline.proposals.mcg import fused
 from pipeline.proposals.scg import check_image
+from pipeline.proposals.sizes import enlarged, reduced
 
 COLOUR_BINS, TEXTURE_BINS = 25, 10  # of each channel; of each channel and direction (the paper)
 DIRECTIONS = 8  # of the texture's derivatives, around the circle (the paper)
@@ -73,30 +74,14 @@ def selective_search(
     check_image(image)
     trees = []
     for colour in colours:
-        channels = channels_of(_reduced(image), colour)
+        channels = channels_of(reduced(image, MAX_PIXELS), colour)
         for labels in first_regions(channels, scales):
             regions, pairs = described(labels, channels)
             trees += [likeness_tree(labels, regions, pairs, GROUPED_BY[way]) for way in likeness]
     superpixels, words = _all_nodes(trees, fill_holes=fill_holes)
-    superpixels = _enlarged(superpixels, *image.shape[:2])
+    superpixels = enlarged(superpixels, *image.shape[:2])
     kept = distinct(words, superpixels, max_overlap=max_overlap, limit=max_candidates)
     return from_membership(superpixels, unpacked(words[kept], int(superpixels.max()) + 1))
-
-
-def _reduced(image: np.ndarray) -> np.ndarray:
-    height, width = image.shape[:2]
-    factor = (MAX_PIXELS / (height * width)) ** 0.5
-    if factor >= 1:
-        return image
-    size = (max(int(width * factor), 1), max(int(height * factor), 1))
-    return cv2.resize(image, size, interpolation=cv2.INTER_AREA)
-
-
-def _enlarged(superpixels: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Each pixel of (height, width) takes the superpixel of the nearest one; none gets lost."""
-    rows = np.arange(height) * superpixels.shape[0] // height
-    columns = np.arange(width) * superpixels.shape[1] // width
-    return superpixels[rows[:, None], columns]
 
 
 # --- what regions look like ---------------------------------------------------------------------

@@ -3,7 +3,6 @@
 K numbers of proposals.
 """
 
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +20,7 @@ from matplotlib.transforms import Bbox
 from numpy.typing import ArrayLike
 
 from pipeline.errors import BadFile, BadInput, need_file
+from pipeline.figures import write_png
 from pipeline.scoring.outcome import Outcome
 
 PUBLISHED = Path("reports") / "published_proposals.csv"
@@ -39,6 +39,7 @@ RIVALS = (*COMPARED, "QT")  # with the floor, where there is one line of each
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")  # Okabe and Ito's
 GREY = "0.5"
 SIDES = ((1, 0), (1, 1), (1, -1), (-1, 1), (-1, -1), (0, 1), (0, -1), (-1, 0))  # of a point
+DPI = 110
 FAR = (5, 11)  # points from a label to what it names
 
 
@@ -125,15 +126,7 @@ def draw_curves(path: Path, ours: Sequence[Curve], published: Sequence[Curve], w
     figure.set_layout_engine("none")
     _label(canvas, left, list(_names(ours, rivals, [OVERLAP])))
     _label(canvas, right, list(_names(ours, compared, list(RECALLS))))
-    write_png(path, figure)
-
-
-def write_png(path: Path, figure: Figure) -> None:
-    """Write a figure; the file appears whole or not at all, through a link too."""
-    place = Path(os.path.realpath(path))
-    partial = place.with_name(f".{place.name[:200]}.partial")
-    figure.savefig(partial, format="png", dpi=110)
-    os.replace(partial, place)
+    write_png(path, figure, dpi=DPI, palette=None)
 
 
 # --- lines and their names ------------------------------------------------------------------------

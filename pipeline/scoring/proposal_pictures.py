@@ -19,9 +19,10 @@ from pipeline.datasets.form import read_image
 from pipeline.datasets.label_maps import listed
 from pipeline.datasets.proposal_table import ProposalTable
 from pipeline.errors import BadFile, BadInput, some
+from pipeline.figures import write_png
 from pipeline.proposals.form import Proposals
-from pipeline.scoring.proposal_figure import write_png
 
+DPI = 110
 SIDE = 2.2  # inches, the longer side of one image
 LEAST_WIDTH = 1.4  # inches, of what is written above it
 MOST_BOXES = 12  # of an image, the largest ones: more rows are not looked at
@@ -226,7 +227,7 @@ def draw_regions(path: Path, image: np.ndarray, given: Boxes, found: Proposals, 
         for axis, place, overlap in zip(row[1:], places, overlaps, strict=False):
             shown = overlaid(image, found.mask(int(place)))
             _show(axis, shown, box, f"IoU {overlap:.2f}, rank {place + 1:,}")
-    write_png(path, figure)
+    write_png(path, figure, dpi=DPI, palette=None)
 
 
 def _show(axis: Axes, picture: np.ndarray, box: np.ndarray, title: str) -> None:

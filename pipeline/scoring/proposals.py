@@ -9,7 +9,6 @@ from operator import add
 from pathlib import Path
 from typing import NamedTuple
 
-import cv2
 import numpy as np
 from pycocotools import mask as coco
 from tqdm import tqdm
@@ -32,9 +31,6 @@ from pipeline.proposals.form import Proposals
 from pipeline.scoring.outcome import Outcome, Row
 
 WORTH_A_PROCESS = 1000  # images: 5 s of work, about twice what starting a process costs
-
-KINDS = {"members": "uint16", "offsets": "int32", "scores": "float32", "boxes": "int32"}
-KINDS |= {"areas": "int32"}
 
 Arrays = Mapping[str, np.ndarray]
 
@@ -87,7 +83,7 @@ def score_proposals(
     items = (
         Item(
             image,
-            _read(table, image.name, predicted) if image.name in rows else None,
+            table.of(image.name) if image.name in rows else None,
             None if voids is None else voids[image.name],
         )
         for image in images
@@ -189,19 +185,11 @@ def _in_order_of(table: ProposalTable, truth: InstanceTruth) -> list[TruthImage]
     return [*found, *by_name.values()]
 
 
-def _read(table: ProposalTable, name: str, folder: Path) -> Arrays:
-    try:
-        return table.of(name)
-    except (AttributeError, ValueError, cv2.error) as error:  # nulls, 5 numbers for boxes, no PNG
-        problem = f"proposals of image {name} are damaged ({error})"
-        raise BadFile(folder, problem, "make the table anew") from error
-
-
 # --- one image ------------------------------------------------------------------------------------
 def _count_one(
     folder: Path, numbers: Mapping[int, int], budgets: tuple[int, ...], item: Item
 ) -> ProposalCounts:
-    """The counts of an image. BadFile if its proposals are damaged or a size does not fit."""
+    """The counts of an image. BadFile if a size does not fit."""
     image = item.image
     # COCO's tool takes objects by category; where two overlaps are equal that decides.
     objects = sorted((o for o in image.objects if not o.crowd), key=lambda o: o.category)
@@ -235,42 +223,14 @@ def _void(path: Path, image: TruthImage) -> np.ndarray:
 
 
 def _checked(arrays: Arrays, image: TruthImage, folder: Path) -> Proposals:
-    """The proposals of an image. BadFile if they are not what the form says."""
-    for name, kind in KINDS.items():
-        if arrays[name].dtype != kind:
-            wrong = f"proposals of image {image.name}: {name} of type {arrays[name].dtype}"
-            raise BadFile(folder, f"{wrong}, not {kind}", "make the table anew")
+    """The proposals of an image. BadFile if they are of an image of another size."""
     found = Proposals(**arrays)
     if found.superpixels.shape != image.size:
         wrong = f"superpixels of image {image.name}: {_sizes(found.superpixels.shape, image)}"
         raise BadFile(folder, wrong, "make the proposals from the images at their full size")
-    if problem := _problem(found):
-        raise BadFile(folder, f"proposals of image {image.name}: {problem}", "make the table anew")
     return found
 
 
 def _sizes(shape: tuple[int, ...], image: TruthImage) -> str:
     (h, w), (height, width) = shape, image.size
     return f"{h} x {w} pixels (height x width), but the truth says {height} x {width}"
-
-
-def _problem(found: Proposals) -> str | None:
-    """What is wrong with the lists, in words."""
-    offsets, members = found.offsets.astype(np.int64), found.members.astype(np.int64)
-    if len(offsets) == 0 or offsets[0] != 0 or offsets[-1] != len(members):
-        return "the offsets do not begin with 0 and end with the number of members"
-    if (np.diff(offsets) < 1).any():
-        return "a candidate has no superpixels"
-    if not len(found.scores) == len(found.boxes) == len(found.areas) == len(found):
-        return "as many scores, boxes and areas as candidates are wanted"
-    if len(members) and members.max() >= found.num_superpixels:
-        return f"superpixel {members.max()}, but there are {found.num_superpixels}"
-    rising = np.diff(members) > 0
-    rising[offsets[1:-1] - 1] = True  # from one candidate to the next
-    if not rising.all():
-        return "superpixels of a candidate do not rise"
-    if not np.isfinite(found.scores).all() or (np.diff(found.scores) > 0).any():
-        return "the scores are not numbers that fall: candidates stand best first"
-    if (found.sums(np.bincount(found.superpixels.ravel())) != found.areas).any():
-        return "an area is not that of its superpixels"
-    return None
