@@ -32,4 +32,4 @@ def open_ranker(path: Path) -> Forest:
     except BadFile as fault:
         raise BadFile(path, "no forest that ranks candidates", remedy) from fault
     except ValueError as error:
-        raise BadFile(path, str(error), remedy) from error
+        raise BadFile(path, f"no forest that ranks candidates: {error}", remedy) from error

@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 
 METHODS = ("mcg", "scg", "ss", "gop")
+RANKED = ("mcg", "scg")  # what a ranking can be fitted to
 EDGES = ("gradient", "boosted=FILE", "file=DIR", "sf=FILE")
 EDGES_HELP = (
     "gradient; boosted=FILE, a forest of train-edges; file=DIR, saved strengths <image>.npy, .png "
@@ -12,7 +13,7 @@ EDGES_HELP = (
 
 
 def add_propose_images(parser: argparse.ArgumentParser) -> None:
-    _add_method(parser, ("published",))
+    _add_method(parser, (*METHODS, "published"))
     text = "for the method published: .mat files of others (MCG, SCG, GOP, Selective Search, ...)"
     parser.add_argument("--published", type=Path, metavar="DIR", help=text)
     parser.add_argument("--ranker", type=Path, metavar="FILE", help="a forest of train-ranker")
@@ -33,14 +34,13 @@ def add_train_edges(parser: argparse.ArgumentParser) -> None:
 
 
 def add_train_ranker(parser: argparse.ArgumentParser) -> None:
-    _add_method(parser, ())
+    _add_method(parser, RANKED)
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--bsds", type=Path, metavar="DIR", help="fit to the regions of BSDS500")
     source.add_argument("--voc", type=Path, metavar="DIR", help="fit to the objects of VOC2012")
     parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="the forest, .npz")
 
 
-def _add_method(parser: argparse.ArgumentParser, more: tuple[str, ...]) -> None:
-    choices = (*METHODS, *more)
-    parser.add_argument("--method", choices=choices, default="mcg", help="(default mcg)")
+def _add_method(parser: argparse.ArgumentParser, methods: tuple[str, ...]) -> None:
+    parser.add_argument("--method", choices=methods, default="mcg", help="(default mcg)")
     parser.add_argument("--edges", default="gradient", metavar="KIND", help=EDGES_HELP)

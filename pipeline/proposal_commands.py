@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 
 from pipeline.catalogue import load_catalogue
+from pipeline.datasets.edge_files import check_strengths
 from pipeline.datasets.folder_files import IMAGE_SUFFIXES
 from pipeline.datasets.published_proposals import find_published
 from pipeline.errors import BadFile, BadInput, some
@@ -56,16 +57,25 @@ def propose_images(given: argparse.Namespace) -> str:
     if given.published:
         files = find_published(given.published, [image.image_id for image in images])
         images = [image._replace(published=files.get(image.image_id)) for image in images]
+    if recipe.place and recipe.place.is_dir():
+        check_strengths(recipe.place, [image.image_id for image in images])
     _claim(given.out, recipe, images)
     timings = given.out / "timings"
     rows = write_parts(given.out, timings, images, recipe, given.scheduler)
     write_timings(given.out / "timings.csv", rows)
     failed = [row["image_id"] for row in rows if row["error"]]
+    if len(failed) == len(rows):
+        raise BadInput(
+            f"{given.out}: every image failed, as timings.csv says; the first: {rows[0]['error']}. "
+            "Mend it, remove this folder and run again"
+        )
     seconds = sum(float(row["seconds"]) for row in rows) / len(rows)
     counts = [int(row["candidates"]) for row in rows]
     text = f"{given.out}: {len(rows)} images, {sum(counts) / len(rows):.0f} candidates and "
     text += f"{seconds:.2f} s each on average"
-    return text + (f"; see timings.csv of {len(failed)}: {some(failed)}" if failed else "")
+    if failed:
+        text += f"; {len(failed)} failed, see timings.csv: {some(failed)}"
+    return text
 
 
 def run_train_ranker(given: argparse.Namespace) -> None:

@@ -3,8 +3,8 @@
     <parts>/part-000.parquet, ...   schema "proposals", a hundred images each
     <timings>/part-000.csv, ...     image_id, seconds, candidates, error
 
-A part that is there is not made again, so what was stopped goes on. Bytes of the parts do not
-depend on the number of processes or machines.
+A part that is there is not made again, nor a piece of ten images of one: what was stopped goes on.
+Bytes of the parts do not depend on the number of processes or machines.
 """
 
 import csv
@@ -46,7 +46,7 @@ from pipeline.proposals.form import Proposals, from_membership
 from pipeline.proposals.mcg import single_scale
 from pipeline.proposals.methods import first, propose
 from pipeline.shards import map_shards
-from pipeline.tables import write_table
+from pipeline.tables import read_arrow, write_table
 
 IMAGES_PER_PART = 100
 IMAGES_PER_SHARD = 10  # some seconds of work: what is done again where a process dies
@@ -160,11 +160,16 @@ def proposed(recipe: Recipe, image: Image) -> Proposed:
         found, error = image.size and _whole(image.size), f"{image.path}: MemoryError: {problem}"
     row = None
     if found is not None:
-        arrays = {f.name: getattr(found, f.name) for f in fields(Proposals)}
-        row = to_row(image.image_id, _digest(image.path), recipe.algorithm.kind, **arrays)
+        row = _row(image.image_id, _digest(image.path), recipe.algorithm.kind, found)
     seconds, count = f"{time.perf_counter() - begin:.4f}", str(0 if found is None else len(found))
     timing = dict(zip(TIMINGS, (image.image_id, seconds, count, error), strict=True))
     return Proposed(row, timing)
+
+
+def _row(image_id: str, digest: str, method: str, found: Proposals) -> dict[str, Any]:
+    return to_row(
+        image_id, digest, method, **{f.name: getattr(found, f.name) for f in fields(Proposals)}
+    )
 
 
 def _candidates(recipe: Recipe, image: Image) -> tuple[Proposals, str]:
@@ -220,33 +225,81 @@ def write_parts(
     """Write those parts that are not there. Returns the timings of all images.
 
     Args:
-        parts, timings: folders.
+        parts, timings: folders. Pieces of the part at work lie in `timings` too.
         scheduler: address of a dask scheduler whose workers see the images under the same paths;
             None: processes on this machine.
     """
-    all_parts = [
-        (parts / f"part-{number:03d}.parquet", images[start : start + IMAGES_PER_PART])
+    paths = {
+        parts / f"part-{number:03d}.parquet": images[start : start + IMAGES_PER_PART]
         for number, start in enumerate(range(0, len(images), IMAGES_PER_PART))
+    }
+    unfinished = {
+        path: _pieces(timings, path, part)
+        for path, part in paths.items()
+        if not (path.exists() and _timings(timings, path).exists())
+    }
+    wanted = [
+        image
+        for pieces in unfinished.values()
+        for piece, some in pieces.items()
+        if not piece.exists()
+        for image in some
     ]
-    waiting = [
-        (path, part)
-        for path, part in all_parts
-        if not (path.exists() and (timings / f"{path.stem}.csv").exists())
-    ]
-    wanted = [image for _, part in waiting for image in part]
     none = isinstance(recipe.algorithm, NoCandidates)  # not worth a process
     shard = len(wanted) or 1 if none else IMAGES_PER_SHARD
+    if wanted:
+        _compile(recipe)
     one = partial(proposed, recipe)
     with closing(map_shards(one, wanted, "proposing", shard=shard, scheduler=scheduler)) as made:
-        for path, part in waiting:
-            results = list(islice(made, len(part)))
-            for result in results:
-                if result.timing["error"]:
-                    log.warning("%s: %s", result.timing["image_id"], result.timing["error"])
-            write_timings(timings / f"{path.stem}.csv", [r.timing for r in results])
-            # The part last: where it lies, its timings lie too.
-            write_table(path, "proposals", [r.row for r in results if r.row is not None])
-    return [row for path, _ in all_parts for row in _read_csv(timings / f"{path.stem}.csv")]
+        for path, pieces in unfinished.items():
+            for piece, some in pieces.items():
+                if not piece.exists():
+                    _write_piece(piece, list(islice(made, len(some))))
+            _join(path, timings, list(pieces))
+    return [row for path in paths for row in _read_csv(_timings(timings, path))]
+
+
+def _pieces(timings: Path, path: Path, part: Sequence[Image]) -> dict[Path, Sequence[Image]]:
+    """What a part is put together from: the shards, as files."""
+    return {
+        timings / f"{path.stem}-{number}.parquet": part[start : start + IMAGES_PER_SHARD]
+        for number, start in enumerate(range(0, len(part), IMAGES_PER_SHARD))
+    }
+
+
+def _write_piece(piece: Path, results: Sequence[Proposed]) -> None:
+    for result in results:
+        if result.timing["error"]:
+            log.warning("%s: %s", result.timing["image_id"], result.timing["error"])
+    write_timings(piece.with_suffix(".csv"), [r.timing for r in results])
+    # The table last: where it lies, its timings lie too.
+    write_table(piece, "proposals", [r.row for r in results if r.row is not None])
+
+
+def _join(path: Path, timings: Path, pieces: Sequence[Path]) -> None:
+    """Make the pieces one part; they are gone when it is there."""
+    rows = [row for piece in pieces for row in read_arrow(piece, "proposals").to_pylist()]
+    told = [row for piece in pieces for row in _read_csv(piece.with_suffix(".csv"))]
+    write_timings(_timings(timings, path), told)
+    write_table(path, "proposals", rows)
+    for piece in pieces:
+        piece.unlink()
+        piece.with_suffix(".csv").unlink()
+
+
+def _compile(recipe: Recipe) -> None:
+    """Have all code compiled, here and on the disk, before many processes want it at once."""
+    algorithm = recipe.algorithm
+    if isinstance(algorithm, NoCandidates | Published):
+        return
+    noise = np.random.default_rng(0).integers(0, 256, (48, 64, 3), np.uint8)
+    saved = isinstance(getattr(algorithm, "edges", None), SavedEdges)
+    source = edges("gradient", sigma=1.0) if saved else recipe.edges_of("")
+    _row("", "", algorithm.kind, propose(noise, algorithm, source, recipe.ranker))
+
+
+def _timings(timings: Path, path: Path) -> Path:
+    return timings / f"{path.stem}.csv"
 
 
 def _read_csv(path: Path) -> list[dict[str, str]]:

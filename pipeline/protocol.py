@@ -75,7 +75,7 @@ class Measured:
     init: str  # where the run started, in words
     images: tuple[int, int] | None  # that the run learns from: by masks, by boxes
     proposals: ProposalSet | None = None  # that a run on boxes chooses from
-    seen_masks: tuple[str, ...] = ()  # what these have learnt from masks, in words
+    learnt_from: tuple[str, ...] = ()  # what people drew, from which these have learnt
     values: Mapping[tuple[str, str, float | None], float] = field(default_factory=dict)
 
     def value(self, metric: str, category: str = "", at: float | None = None) -> float | None:
@@ -116,7 +116,7 @@ def gather(
                 init=_init_text(params, run.init),
                 images=images.get(entry.model),
                 proposals=proposals,
-                seen_masks=_seen_masks(params, proposals) if proposals else (),
+                learnt_from=_learnt_from(params, proposals) if proposals else (),
                 values=_current_values(entry, metrics.get(name)),
             )
         )
@@ -210,8 +210,8 @@ def supervision_text(measured: Measured) -> str:
     if isinstance(estimator, BoxSupLabels):
         lam = f", lambda {estimator.lam:g}"
         how = f"BoxSup, {run.proposals}, top-{estimator.top_k}{lam}"
-        if measured.seen_masks:
-            how += "; candidates have seen masks"
+        if measured.learnt_from:
+            how += f"; candidates learnt from {' and '.join(measured.learnt_from)}"
     else:
         how = "GrabCut" if isinstance(estimator, GrabCut) else "rectangles"
     return f"{amount_of_masks(run)} ({how})"
@@ -246,18 +246,17 @@ def proposals_of(params: Params, run: SemanticRun | BoxSupRun) -> ProposalSet | 
     return params.proposals[f"{run.proposals}_{run.dataset}"]
 
 
-def _seen_masks(params: Params, proposals: ProposalSet) -> tuple[str, ...]:
-    """What candidates have learnt from masks, in words: then boxes are not the only supervision."""
+def _learnt_from(params: Params, proposals: ProposalSet) -> tuple[str, ...]:
+    """What candidates have learnt from: with masks, boxes are not the only supervision."""
     found = []
     if proposals.contours != "none":
-        found.append("contours learnt from those drawn for BSDS500")
+        found.append("contours drawn for BSDS500")
     ranker = params.forests.get(proposals.ranker)
     if isinstance(ranker, RankingForest):
         by_objects = params.datasets[ranker.dataset].kind == "voc2012"
-        masks = "masks of objects of VOC 2012" if by_objects else "regions drawn for BSDS500"
-        found.append(f"candidates ranked by what {masks} taught")
+        found.append("masks of VOC 2012" if by_objects else "regions drawn for BSDS500")
     if proposals.algorithm.kind == "published":
-        found.append("published candidates: MCG's are ranked by masks of VOC 2012")
+        found.append("what their makers had (MCG: masks of VOC 2012)")
     return tuple(found)
 
 

@@ -298,7 +298,7 @@ def _limits(group: Sequence[Measured], paper_rows: pd.DataFrame) -> str:
             found += [terms_text(m.trained_on), terms_text(m.tested_on)]
             for text in m.entry.stands_for:
                 found += departures(m, settings_of_row(text, paper_rows))
-    found += group[0].seen_masks
+    found += [f"candidates learnt from {source}" for source in group[0].learnt_from]
     return "; ".join(dict.fromkeys(found))
 
 

@@ -3,7 +3,7 @@
 import csv
 import hashlib
 import logging
-import os
+import shutil
 from dataclasses import fields
 from pathlib import Path
 
@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 
 from pipeline import proposing
+from pipeline.datasets.form import read_image
 from pipeline.datasets.proposal_table import ProposalTable, to_row
 from pipeline.errors import BadInput
 from pipeline.params import SECTIONS, Params, build
@@ -201,28 +202,44 @@ def test_a_bad_image_gets_the_whole_image_and_is_counted(project, params, capsys
     assert [bool(t["error"]) for t in timings(project)] == [True, True, True, False]
 
 
-def test_finished_parts_of_a_killed_run_are_not_made_again(project, params, monkeypatch):
-    done = []
+@pytest.mark.parametrize("per_shard", [1, 2])  # of four images, three of them in the first part
+@pytest.mark.parametrize("finished", [1, 2, 3, 4])  # files: pieces and parts
+def test_what_a_killed_run_had_finished_is_not_made_again(
+    project, params, monkeypatch, finished, per_shard
+):
+    written, read = [], []
 
-    def dies_at_the_second_part(path, kind, rows):
-        if done:
+    def dies(path, kind, rows):
+        if len(written) == finished:
             raise KeyboardInterrupt
-        done.append(path)
+        written.append((path.stem, len(rows)))
         write_table(path, kind, rows)
 
+    def told(path):
+        read.append(path.stem)
+        return read_image(path)
+
+    def in_this_process(function, items, what, *, shard, scheduler):
+        yield from map(function, items)
+
+    monkeypatch.setattr(proposing, "map_shards", in_this_process)
+    monkeypatch.setattr(proposing, "IMAGES_PER_SHARD", per_shard)
+    monkeypatch.setattr(proposing, "read_image", told)
+    propose(project, params, "scg", "drawn")
+    unbroken = parts(project)
+    shutil.rmtree(project / "work")
+    shutil.rmtree(project / "data/proposals")
     with monkeypatch.context() as patch:
-        patch.setattr(proposing, "write_table", dies_at_the_second_part)
+        patch.setattr(proposing, "write_table", dies)
         with pytest.raises(KeyboardInterrupt):
             propose(project, params, "scg", "drawn")
-    assert not (project / "data/proposals").exists()
-    before = done[0].stat().st_mtime_ns
+    assert not (project / "data/proposals/scg").exists()
+    kept = sum(count for name, count in written if name.count("-") == 2)  # images in pieces
+    read.clear()
     propose(project, params, "scg", "drawn")
-    assert done[0].stat().st_mtime_ns == before
-    assert len(timings(project)) == 4
-    resumed = parts(project)
-    os.remove(done[0])
-    propose(project, params, "scg", "drawn")
-    assert parts(project) == resumed
+    assert len(read) == 4 - kept and len(timings(project)) == 4
+    assert parts(project) == unbroken
+    assert not list(project.rglob("part-*-*"))
 
 
 def test_no_method_means_one_superpixel_and_no_candidate(project, params):

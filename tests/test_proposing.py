@@ -138,9 +138,7 @@ def test_a_recipe_has_the_forests_that_it_names(tmp_path, forest):
     assert recipe.ranker is None
     with pytest.raises(BadFile, match="two.npz: not there"):
         recipe_of(tmp_path, boosted, contours="one", ranker="two")
-    with pytest.raises(
-        BadFile, match="one.npz: it looks at feature"
-    ):  # it looks at features of pixels
+    with pytest.raises(BadFile, match="one.npz: no forest that ranks candidates: it looks at"):
         recipe_of(tmp_path, boosted, contours="one", ranker="one")
 
 

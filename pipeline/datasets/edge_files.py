@@ -13,7 +13,7 @@ import io
 import os
 import zipfile
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -22,8 +22,9 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from pipeline.datasets.bsds import read_ucm
-from pipeline.errors import BadFile, PlaceByHand, need_file
+from pipeline.errors import BadFile, PlaceByHand, need_file, some
 
+SAVED = (".npy", ".png", ".mat")
 FOREST = ("features", "thresholds", "leaves", "bias")
 SIZES = (  # and lists, as OpenCV's form names them
     "stride", "shrinkNumber", "patchSize", "patchInnerSize", "numberOfTrees",
@@ -62,7 +63,16 @@ def read_forest(path: Path) -> dict[str, np.ndarray]:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
             return {name: stored[name] for name in FOREST}
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise BadFile(path, f"no forest of contours ({error})", remedy) from error
+        raise BadFile(path, "no forest of this project", remedy) from error
+
+
+def check_strengths(folder: Path, image_ids: Sequence[str]) -> None:
+    """BadFile unless the folder has a file of saved strengths for each image."""
+    there = set(os.listdir(folder))
+    missing = [i for i in image_ids if not any(f"{i}{suffix}" in there for suffix in SAVED)]
+    if missing:
+        problem = f"no saved contours of {len(missing)} of {len(image_ids)} images: {some(missing)}"
+        raise BadFile(folder, problem, "put <image>.npy, .png or .mat of each there")
 
 
 def read_strength(folder: Path, image_id: str) -> np.ndarray:
@@ -74,7 +84,7 @@ def read_strength(folder: Path, image_id: str) -> np.ndarray:
     Raises:
         BadFile: no such file is there, or it is damaged or holds something else.
     """
-    paths = [folder / f"{image_id}{suffix}" for suffix in (".npy", ".png", ".mat")]
+    paths = [folder / f"{image_id}{suffix}" for suffix in SAVED]
     path = next((path for path in paths if path.exists()), None)
     if path is None:
         raise BadFile(paths[0], "not there, nor .png or .mat", "save the strengths of this image")

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from pipeline.datasets.edge_files import check_strengths
 from pipeline.datasets.places import dataset_root
 from pipeline.datasets.prepared import Prepared
 from pipeline.datasets.published_proposals import find_published
@@ -38,12 +39,11 @@ def propose(
     timings = published.with_name(f"{dataset}.timings.csv")
     with open_work(root, stage="propose", key=key, sections=["proposals"], inputs=inputs) as work:
         images = training_images(root, dataset, entry)
+        recipe = recipe_of(root, entry.algorithm, contours=entry.contours, ranker=entry.ranker)
+        if recipe.place and recipe.place.is_dir():
+            check_strengths(recipe.place, [image.image_id for image in images])
         rows = write_parts(
-            work.folder / "parts",
-            work.folder / "timings",
-            images,
-            recipe_of(root, entry.algorithm, contours=entry.contours, ranker=entry.ranker),
-            scheduler,
+            work.folder / "parts", work.folder / "timings", images, recipe, scheduler
         )
         write_timings(work.folder / "timings.csv", rows)
         work.publish({work.folder / "parts": published, work.folder / "timings.csv": timings})
