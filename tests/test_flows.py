@@ -416,9 +416,14 @@ def test_an_interrupted_walk_stops_what_runs():
         started.wait(10)
         os.kill(os.getpid(), signal.SIGINT)
 
-    threading.Thread(target=interrupt).start()
-    with pytest.raises(KeyboardInterrupt):
-        walked({"one": [], "two": ["one"]}, run, stop=stopped.set)
+    # A process that a script starts in the background ignores the signal, and so would this test.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        threading.Thread(target=interrupt).start()
+        with pytest.raises(KeyboardInterrupt):
+            walked({"one": [], "two": ["one"]}, run, stop=stopped.set)
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert stopped.is_set()
 
 
