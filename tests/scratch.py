@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from pipeline.stages.code import code
+
 PROJECT = Path(__file__).resolve().parents[1]
 COPIED = (
     "pipeline", "flows", "params", "dvc.yaml", ".dvcignore", "pyproject.toml", "prefect.toml",
@@ -76,9 +78,7 @@ def make_project(folder: Path, params: str = PARAMS) -> Path:
     (folder / "reports").mkdir()
     for table in (PROJECT / "reports").glob("*.csv"):
         shutil.copyfile(table, folder / "reports" / table.name)
-    (folder / "data" / "forests").mkdir(parents=True)
-    nothing = Path("data") / "forests" / "none.npz"
-    shutil.copyfile(PROJECT / nothing, folder / nothing)
+    code(folder)  # for the stages that are run by hand
     (folder / ".dvc").mkdir()
     shutil.copyfile(PROJECT / ".dvc" / "config", folder / ".dvc" / "config")
     shutil.copyfile(PROJECT / ".dvc" / ".gitignore", folder / ".dvc" / ".gitignore")
