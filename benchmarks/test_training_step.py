@@ -53,7 +53,7 @@ def peer_step() -> Callable[[], float]:
 
 
 def our_step(precision: Precision) -> Callable[[], float]:
-    network = small_network()
+    network = small_network().to(memory_format=torch.channels_last)
     optimizer = sgd(
         network, lr=0.02, momentum=0.9, nesterov=True, weight_decay=0.0, bias_lr_factor=1.0
     )
@@ -71,6 +71,9 @@ def our_step(precision: Precision) -> Callable[[], float]:
             rate=lambda step: 0.02,
             loss=lambda logits, truth: bootstrapped_cross_entropy(logits, truth, every),
             image_ids=lambda step: [],
+            batch=4,
+            at_once=4,
+            seed=0,
             device=CPU,
             precision=precision,
             history=history,

@@ -87,6 +87,8 @@ def _parser() -> argparse.ArgumentParser:
     new.add_argument("dataset", metavar="DATASET", help="voc2012, sbd, coco, folder, ...")
     new.add_argument("--root", type=Path, required=True, metavar="DIR", help="where the copy lies")
     new.add_argument("--json", type=Path, metavar="FILE", help="write the findings there too")
+    new = command("segment", "label maps of the images in any folder, by a network", _segment)
+    _add_segment(new)
     new = command("score", "score predictions, anybody's, by the official protocols", _score)
     add_score(new)
     new = command("export", "write predictions in the forms that servers and tools take", _export)
@@ -114,6 +116,23 @@ def _parser() -> argparse.ArgumentParser:
     add_train_ranker(new)
     command("paper-map", "write docs/PAPER_MAP.md: equation to line", _paper_map)
     return parser
+
+
+def _add_segment(parser: argparse.ArgumentParser) -> None:
+    text = "a trained run, or the file of a checkpoint"
+    parser.add_argument("model", metavar="RUN_OR_CHECKPOINT", help=text)
+    parser.add_argument("--images", type=Path, required=True, metavar="DIR")
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="of the label maps")
+    parser.add_argument("--overlay", action="store_true", help="colour the photographs too")
+    text = "sizes that are looked at, with commas between (default 1)"
+    parser.add_argument("--scales", default="1", metavar="S,S", help=text)
+    parser.add_argument("--flip", action="store_true", help="look at the mirror image too")
+    text = "side of the tiles of images larger than one (default: what memory allows)"
+    parser.add_argument("--tile", type=int, metavar="PIXELS", help=text)
+    text = "(default: the GPU, where there is one)"
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help=text)
+    text = "make anew what is there, also with other settings"
+    parser.add_argument("--again", action="store_true", help=text)
 
 
 def _run_stage(given: argparse.Namespace) -> None:
@@ -170,6 +189,12 @@ def _export(given: argparse.Namespace) -> None:
     from pipeline.exports.command_line import export
 
     _tell(export(given))
+
+
+def _segment(given: argparse.Namespace) -> None:
+    from pipeline.segmenting import segment
+
+    _tell(segment(given))
 
 
 def _activate(given: argparse.Namespace) -> None:

@@ -1,31 +1,56 @@
 """Finished models: `data/models/<run>.pt`, in the form of a checkpoint without an optimizer.
 
 Starting weights have that form too; ``run["part"]`` tells what they hold: "none" or a "body".
+Files of weights that others wrote are read here as well. No file can run code.
 """
 
+import json
+import math
+import pickle
+import sys
+import warnings
+import zipfile
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from pipeline.errors import BadInput
+from pipeline.errors import BadFile, BadInput, need_file
 from pipeline.models.fcrn import Fcrn, fcrn
-from pipeline.params import Network, build
+from pipeline.models.resnet import PLANS, ResNet, load_body_weights, resnet
+from pipeline.params import FcrnExtended, Network, build
 from pipeline.training import load_checkpoint, save_checkpoint
 
 CPU = torch.device("cpu")
+LAST_LAYER = "classifier."  # what alone knows the categories
+WRAPPERS = ("state_dict", "model")  # under which training programs keep a state dict
+SAFETENSORS = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "I64": torch.int64,
+}
 
 
+# --- ours ----------------------------------------------------------------------------------------
 def build_network(network: Network, num_categories: int, *, seed: int) -> Fcrn:
     """The network that a run describes, with fresh weights drawn from a seed."""
     torch.manual_seed(seed)
+    return _described(network, num_categories)
+
+
+def _described(network: Network, num_categories: int) -> Fcrn:
     return fcrn(
         depth=network.depth,
         stride=network.stride,
         kernel=network.kernel,
         dilation=network.dilation,
         num_categories=num_categories,
+        hidden=network.hidden if isinstance(network, FcrnExtended) else 0,
+        dropout=network.dropout if isinstance(network, FcrnExtended) else (),
     )
 
 
@@ -47,31 +72,186 @@ def load_model(path: Path, device: torch.device) -> tuple[Fcrn, dict[str, Any]]:
     Raises:
         BadInput: the file is missing, damaged, or holds no trained network.
     """
-    saved = load_checkpoint(path, CPU)
+    saved = _load(path)
     if "part" in saved["run"]:
         raise BadInput(f"{path}: starting weights, not a trained network; name a training run")
-    description = build(Network, saved["run"]["network"], str(path), "network")
-    network = build_network(description, len(saved["categories"]), seed=0)
-    network.load_state_dict(saved["network"])
-    return network.to(device).eval(), saved
+    if not isinstance(saved["run"].get("network"), dict):
+        raise BadInput(f"{path}: does not say which network it holds; train it anew")
+    values = saved["run"]["network"].items()
+    as_read = {name: list(v) if isinstance(v, tuple) else v for name, v in values}
+    description = build(Network, as_read, str(path), "network")
+    try:
+        with torch.device("meta"):  # no more memory than the file's own, whatever the file says
+            network = _described(description, len(saved["categories"]))
+        network.load_state_dict(saved["network"], assign=True)
+    except (RuntimeError, ValueError) as error:
+        raise BadInput(
+            f"{path}: its weights are not those of the network it names ({_reasons(error)}); "
+            "train it anew"
+        ) from error
+    return network.to(device, torch.float32).eval(), saved
 
 
-def start_from(path: Path, network: Fcrn) -> None:
+def start_from(path: Path, network: Fcrn, categories: Sequence[str]) -> None:
     """Put starting weights into a network: none, those of its body, or all of another run's.
+
+    Another run's last layer is left out, and stays as it is in `network`, where that run had other
+    categories.
+
+    Args:
+        categories: names of those of `network`, background first.
 
     Raises:
         BadInput: the file is missing or damaged, or its weights are of another shape.
     """
-    saved = load_checkpoint(path, CPU)
+    saved = _load(path)
     part = saved["run"].get("part", "network")
     if part == "none":
         return
-    target = network.body if part == "body" else network
+    target, state = (network.body if part == "body" else network), saved["network"]
+    if part == "network" and saved["categories"] != list(categories):
+        print(
+            f"{path}: {len(saved['categories'])} categories, here {len(categories)}, "
+            "not the same: the last layer starts anew",
+            file=sys.stderr,
+        )
+        own = network.state_dict().items()
+        state = state | {name: value for name, value in own if name.startswith(LAST_LAYER)}
     try:
-        target.load_state_dict(saved["network"])
+        target.load_state_dict(state)
     except RuntimeError as error:
-        reasons = [line.strip() for line in str(error).splitlines()[1:4]]
         raise BadInput(
-            f"{path}: its weights do not fit this network ({' '.join(reasons)}); "
-            "choose an `init` of the same network and categories"
+            f"{path}: its weights do not fit this network ({_reasons(error)}); "
+            "choose an `init` of the same network"
         ) from error
+
+
+def _load(path: Path) -> dict[str, Any]:
+    saved = load_checkpoint(path, CPU)
+    kinds = {"run": dict, "network": dict, "categories": list}
+    for name, kind in kinds.items():
+        if not isinstance(saved[name], kind):
+            raise BadInput(f"{path}: not a checkpoint of this project ({name}); make it anew")
+    return saved
+
+
+def _reasons(error: Exception) -> str:
+    """The first of what torch finds wrong with a state dict."""
+    lines = [line.strip() for line in str(error).splitlines()]
+    lines = lines[1:3] or lines
+    return " ".join(line if len(line) < 200 else f"{line[:200]}..." for line in lines)
+
+
+# --- others' -------------------------------------------------------------------------------------
+def read_body(path: Path, depth: int) -> ResNet:
+    """A ResNet body from a file of torchvision's or timm's names.
+
+    Args:
+        path: a state dict as torch or safetensors writes it, alone or as a training program wraps
+            it, with or without the classifier of ImageNet.
+        depth: 50, 101 or 152.
+
+    Raises:
+        BadFile: not there, not readable, no state dict, or not of this depth.
+    """
+    state = read_state_dict(path)
+    body = resnet(depth=depth, stride=32)
+    try:
+        load_body_weights(body, state)
+    except ValueError as error:
+        found = _depth(state)
+        if found not in (None, depth):
+            raise BadFile(path, f"a ResNet-{found}, not -{depth}", "correct `depth`") from error
+        remedy = f"put weights of an original ResNet-{depth} there, in torchvision's or timm's form"
+        raise BadFile(path, str(error), remedy) from error
+    return body
+
+
+def _depth(state: Mapping[str, Tensor]) -> int | None:
+    """Which of our bodies has these blocks, by their names."""
+    names = [name.split(".") for name in state]
+    blocks = {(part[0], part[1]) for part in names if part[0].startswith("layer")}
+    counts = tuple(sum(layer == f"layer{n}" for layer, _ in blocks) for n in (1, 2, 3, 4))
+    found = (depth for depth, plan in PLANS.items() if plan.blocks == counts)
+    return next(found, None) if "layer1.0.conv3.weight" in state else None
+
+
+def read_state_dict(path: Path) -> dict[str, Tensor]:
+    """The tensors of a file by name, without a wrapper and the prefix of parallel training.
+
+    Raises:
+        BadFile: not there, damaged, or it holds something else than tensors.
+    """
+    need_file(path)
+    with path.open("rb") as file:
+        begin = file.read(9)
+    state: Any
+    if begin[8:] == b"{":
+        state = _read_safetensors(path)
+    elif begin.startswith((b"PK", b"\x80")):  # archives of torch, and pickles as it once wrote them
+        state = _read_torch(path)
+    else:
+        raise BadFile(path, "neither torch's nor a safetensors file", "put weights there")
+    for name in WRAPPERS:
+        if isinstance(state, dict) and isinstance(state.get(name), dict):
+            state = state[name]
+    if not isinstance(state, dict) or not state:
+        raise BadFile(path, "no state dict", "save one: torch.save(model.state_dict(), FILE)")
+    odd = [name for name, value in state.items() if not isinstance(value, Tensor)]
+    if odd:
+        raise BadFile(path, f"{odd[0]} in it is no tensor", "save the model's state dict alone")
+    for name, value in state.items():
+        if not value.isfinite().all():
+            raise BadFile(path, f"{name} in it is not finite", "copy or train it anew")
+    return {str(name).removeprefix("module."): value for name, value in state.items()}
+
+
+def _read_torch(path: Path) -> Any:
+    """What torch saved, as far as it is tensors and plain containers."""
+    try:
+        if zipfile.is_zipfile(path):  # torch itself looks at no checksum
+            with zipfile.ZipFile(path) as archive:
+                damaged = archive.testzip()
+            if damaged is not None:
+                raise zipfile.BadZipFile(f"{damaged} does not match its checksum")
+        with warnings.catch_warnings(action="ignore"):  # of pickles by other programs
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        problem = "holds more than weights: objects of a program, or code, which is not run"
+        remedy = "save its state dict alone: torch.save(model.state_dict(), FILE)"
+        raise BadFile(path, problem, remedy) from error
+    except Exception as error:  # each kind of damage has an exception of its own
+        reason = str(error).partition("\n")[0]
+        raise BadFile(path, f"not a readable file of weights ({reason})", "copy it anew") from error
+
+
+def _read_safetensors(path: Path) -> dict[str, Tensor]:
+    """The tensors of a safetensors file.
+
+    Eight bytes, the length of a header; the header, JSON: for each name dtype, shape and the first
+    and the last + 1 byte of what follows; the bytes, little-endian.
+    """
+    content = path.read_bytes()
+    begin = 8 + int.from_bytes(content[:8], "little")
+    try:
+        if begin > len(content):
+            raise ValueError("cut off in its header")
+        header = json.loads(content[8:begin])
+        header.pop("__metadata__", None)
+        body = memoryview(content)[begin:]
+        return {name: _tensor(body, **entry) for name, entry in header.items()}
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
+        problem = f"not a readable safetensors file ({error})"
+        raise BadFile(path, problem, "copy it anew") from error
+
+
+def _tensor(body: memoryview, *, dtype: str, shape: list[int], data_offsets: list[int]) -> Tensor:
+    first, last = data_offsets
+    kind = SAFETENSORS[dtype]
+    if min(shape, default=0) < 0 or not 0 <= first <= last <= len(body):
+        raise ValueError(f"bytes {first} to {last} of {len(body)}, shape {shape}")
+    if last - first != math.prod(shape) * kind.itemsize:
+        raise ValueError(f"{last - first} bytes for {dtype} {shape}")
+    if first == last:
+        return torch.zeros(shape, dtype=kind)
+    return torch.frombuffer(bytearray(body[first:last]), dtype=kind).reshape(shape)

@@ -13,6 +13,7 @@ from pipeline.params import (
     ContextDataset,
     Dataset,
     Fcrn,
+    FcrnExtended,
     FolderDataset,
     ImagenetWeights,
     MixtureDataset,
@@ -187,7 +188,10 @@ def multiply_adds_per_pixel(network: Fcrn, *, num_categories: int) -> float:
         others = (4 * width + 9 * width + 4 * width) * width / reduction**2
         total += first + (blocks - 1) * others
         channels = 4 * width
-    return total + network.kernel**2 * channels * num_categories / reduction**2
+    outputs = num_categories
+    if isinstance(network, FcrnExtended) and network.hidden:
+        channels, outputs = network.hidden, channels + num_categories  # two layers of one kernel
+    return total + network.kernel**2 * channels * outputs / reduction**2
 
 
 def body_parameters(depth: int) -> int:

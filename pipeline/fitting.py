@@ -20,12 +20,15 @@ from typing import Any
 import cv2
 import numpy as np
 import torch
+from torch import nn
 from tqdm import tqdm
 
 from pipeline.errors import BadInput
+from pipeline.gradients import images_that_fit, learner, try_step
 from pipeline.losses import bootstrapped_cross_entropy
-from pipeline.models.fcrn import Fcrn, field_of_view
-from pipeline.models.resnet import freeze_batch_norm
+from pipeline.models.fcrn import Fcrn
+from pipeline.models.frozen import with_frozen_pairs
+from pipeline.parallel import first_process_first, largest, own_share, processes, rank
 from pipeline.params import SemanticRun
 from pipeline.tables import read_table, write_table
 from pipeline.training import (
@@ -62,27 +65,31 @@ def fit(
     image_of: Callable[[str], np.ndarray],
     labels_of_round: Callable[[Fcrn, int], LabelMaps],
     round_epochs: int,
+    device: torch.device,
 ) -> None:
     """Train `network` as `run` says, going on from what an earlier call left in `folder`.
 
-    In the end `folder` holds model.pt and history.parquet.
+    In the end `folder` holds model.pt and history.parquet. Where several processes train together,
+    each calls this with the same arguments but for `device`; the first alone writes.
 
     Args:
-        folder: of unfinished work.
+        folder: of unfinished work; all processes see it.
         network: with its starting weights.
         ids: the training images.
         categories: names, background first; they are kept with the model.
         image_of: image id -> (H, W, 3) uint8 RGB.
         labels_of_round: (network in evaluation mode, first epoch of the round) -> its labels.
-            Called again for a round that was broken off, it must give the same labels.
+            Called again for a round that was broken off, or by another process after the first
+            one, it must give the same labels.
         round_epochs: epochs of a round.
+        device: of this process.
 
     Raises:
         BadInput: a damaged checkpoint, or a loss that is not finite (with the images of its batch).
         SystemExit: SIGTERM came; the work done is kept.
     """
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    warn_of_field_of_view(run)
+    if rank() == 0:
+        warn_of_field_of_view(run)
     use_threads(run.threads)
     cv2.setNumThreads(0)
     torch.backends.cudnn.deterministic = True  # resumed bits equal unbroken ones
@@ -91,20 +98,22 @@ def fit(
     steps = run.epochs * per_epoch
     kept = _Kept(folder, run, network, _optimizer(network, run), categories)
     step = kept.resume(device)
+    trained, at_once = _trained_form(network, run, device)
 
-    with _sigterm() as stop, tqdm(total=steps, initial=step, unit="step", disable=None) as bar:
+    with _sigterm() as stop, tqdm(total=steps, initial=step, unit="step", disable=_hidden()) as bar:
 
         def on_step(done: int) -> bool:
             bar.update(done - bar.n)
-            if stop.is_set() or done % per_epoch == 0 or kept.is_old():
+            stops = largest(int(stop.is_set()), device) > 0  # whoever was told, all stop here
+            if stops or done % per_epoch == 0 or kept.is_old():
                 kept.save(done)
-            return stop.is_set()
+            return stops
 
         while step < steps:
             first_epoch = step // per_epoch // round_epochs * round_epochs
             last_step = min((first_epoch + round_epochs) * per_epoch, steps)
-            labels = labels_of_round(network.eval(), first_epoch)
-            if step == first_epoch * per_epoch:
+            labels = first_process_first(partial(labels_of_round, network.eval(), first_epoch))
+            if step == first_epoch * per_epoch and rank() == 0:
                 kept.log(step, first_epoch, labels.measure())
             training_set = TrainingSet(
                 ids=ids,
@@ -115,18 +124,77 @@ def fit(
                 batch=run.batch,
                 seed=run.seed,
             )
-            step = _train_round(
-                kept, training_set, step, last_step, steps=steps, device=device, on_step=on_step
+            trained.train()
+            step = train_steps(
+                trained,
+                kept.optimizer,
+                batches(
+                    training_set,
+                    first_step=step,
+                    last_step=last_step,
+                    workers=_workers(device),
+                    device=device,
+                ),
+                first_step=step,
+                steps_per_epoch=per_epoch,
+                rate=partial(
+                    learning_rate,
+                    steps=steps,
+                    steps_per_epoch=per_epoch,
+                    lr=run.lr,
+                    schedule=run.schedule,
+                ),
+                loss=partial(bootstrapped_cross_entropy, bootstrapping=run.bootstrapping),
+                image_ids=training_set.image_ids,
+                batch=run.batch,
+                at_once=at_once,
+                seed=run.seed,
+                device=device,
+                precision=run.precision,
+                history=kept.history,
+                on_step=on_step,
             )
-            if stop.is_set():
+            if step < last_step:
                 sys.exit(STOPPED)
     kept.finish(step)
 
 
+def _trained_form(network: Fcrn, run: SemanticRun, device: torch.device) -> tuple[nn.Module, int]:
+    """The network in the form that learns, of the same parameters; images that go through at once.
+
+    Raises:
+        BadInput: not even one image fits in the GPU's memory.
+    """
+    frozen = run.batch_norm == "frozen"
+    trained = learner(with_frozen_pairs(network) if frozen else network, device)
+    share = own_share(run.batch)
+    attempt = partial(
+        try_step, trained.train(), crop=run.augmentation.crop, precision=run.precision
+    )
+    at_once = images_that_fit(attempt, len(share), device)
+    if rank() == 0:
+        _say_how_divided(run, at_once)
+    return trained, at_once
+
+
+def _say_how_divided(run: SemanticRun, at_once: int) -> None:
+    if at_once < len(own_share(run.batch)):
+        print(
+            f"{at_once} images of {len(own_share(run.batch))} fit in memory at once: each step "
+            "goes through the network twice, the first time without gradients",
+            file=sys.stderr,
+        )
+    if at_once < run.batch and run.batch_norm == "train":
+        print(
+            f"warning: each BatchNorm takes its statistics from {at_once} images, not from the "
+            f"batch's {run.batch}; results depend on this. batch_norm: frozen does not",
+            file=sys.stderr,
+        )
+
+
 def warn_of_field_of_view(run: SemanticRun) -> None:
     """Say on stderr if the classifier's outer taps would learn from padding only."""
-    network = run.network
-    field = field_of_view(stride=network.stride, kernel=network.kernel, dilation=network.dilation)
+    field = run.network.field_of_view
     if field > min(run.augmentation.crop):
         print(
             f"warning: the classifier sees {field} pixels, the crop has "
@@ -136,48 +204,12 @@ def warn_of_field_of_view(run: SemanticRun) -> None:
         )
 
 
-def _train_round(
-    kept: "_Kept",
-    training_set: TrainingSet,
-    first_step: int,
-    last_step: int,
-    *,
-    steps: int,
-    device: torch.device,
-    on_step: Callable[[int], bool],
-) -> int:
-    """The steps of one round, or of what is left of it. Returns the number of steps done."""
-    run, per_epoch = kept.run, training_set.steps_per_epoch
-    kept.network.train()
-    if run.batch_norm == "frozen":
-        freeze_batch_norm(kept.network)
-    return train_steps(
-        kept.network,
-        kept.optimizer,
-        batches(
-            training_set,
-            first_step=first_step,
-            last_step=last_step,
-            workers=_workers(device),
-            device=device,
-        ),
-        first_step=first_step,
-        steps_per_epoch=per_epoch,
-        rate=partial(
-            learning_rate, steps=steps, steps_per_epoch=per_epoch, lr=run.lr, schedule=run.schedule
-        ),
-        loss=partial(bootstrapped_cross_entropy, bootstrapping=run.bootstrapping),
-        image_ids=training_set.image_ids,
-        device=device,
-        precision=run.precision,
-        history=kept.history,
-        on_step=on_step,
-    )
-
-
 @dataclass
 class _Kept:
-    """What is kept of a training in its folder: the last checkpoint, and the history up to it."""
+    """What is kept of a training in its folder: the last checkpoint, and the history up to it.
+
+    All processes read, the first one writes.
+    """
 
     folder: Path
     run: SemanticRun
@@ -211,6 +243,8 @@ class _Kept:
         return time.monotonic() - self.saved_at > CHECKPOINT_SECONDS
 
     def save(self, step: int) -> None:
+        if rank() > 0:
+            return
         # the history first: rows of steps that the checkpoint does not know are dropped again
         write_table(self.folder / "history.parquet", "history", self.history)
         self._write("checkpoint.pt", self.optimizer, step)
@@ -218,7 +252,8 @@ class _Kept:
 
     def finish(self, step: int) -> None:
         """Write the trained model beside the last checkpoint."""
-        self._write("model.pt", None, step)
+        if rank() == 0:
+            self._write("model.pt", None, step)
 
     def _write(self, name: str, optimizer: torch.optim.Optimizer | None, step: int) -> None:
         save_checkpoint(
@@ -244,7 +279,14 @@ def _optimizer(network: Fcrn, run: SemanticRun) -> torch.optim.SGD:
 
 def _workers(device: torch.device) -> int:
     """Processes that prepare batches: none beside a CPU that trains, which needs all its cores."""
-    return 0 if device.type == "cpu" else min(len(os.sched_getaffinity(0)), 8)
+    neighbours = int(os.environ.get("LOCAL_WORLD_SIZE", processes()))  # trainings of this machine
+    cores = len(os.sched_getaffinity(0)) // neighbours
+    return 0 if device.type == "cpu" else min(max(cores, 1), 8)
+
+
+def _hidden() -> bool | None:
+    """Whether no progress is shown; None: only where nobody looks at it."""
+    return True if rank() > 0 else None
 
 
 @contextmanager

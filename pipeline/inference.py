@@ -1,21 +1,23 @@
-"""From an image to its map of probabilities, over scales and flips.
+"""From an image to its probabilities or its label map, over scales and flips.
 
 B views, C categories, H x W pixels, h x w score cells.
 """
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
+import numba
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from pipeline.models.fast import merge_batch_norms, sum_taps
 from pipeline.params import Precision
 from pipeline.transforms import normalise
 
 
+# --- probabilities --------------------------------------------------------------------------------
 @torch.inference_mode()
 def predict_probabilities(
     network: nn.Module,
@@ -45,19 +47,25 @@ def predict_probabilities(
     Raises:
         ValueError: the network is in training mode.
     """
-    height, width = image.shape[:2]
-    pixels = normalise(torch.from_numpy(np.array(image[None], order="C")).to(device))
+    size = image.shape[:2]
     total = torch.zeros((), device=device)
-    for scale in scales:
-        size = max(round(height * scale), 1), max(round(width * scale), 1)
-        views = pixels if size == (height, width) else _resize(pixels, size)
-        if flip:
-            views = torch.cat([views, views.flip(3)])
+    for views in _views(image, scales, flip, device):
         mean = view_probabilities(network, views, precision=precision)
         if flip:
             mean = (mean[:1] + mean[1:].flip(3)) / 2
-        total = total + (mean if size == (height, width) else _resize(mean, (height, width)))
+        total = total + _resize(mean, size)
     return (total / len(scales))[0]
+
+
+def _views(
+    image: np.ndarray, scales: Sequence[float], flip: bool, device: torch.device
+) -> Iterator[Tensor]:
+    """The views of each scale, (1 or 2, 3, H, W) float32, normalised; the mirrored one last."""
+    height, width = image.shape[:2]
+    pixels = normalise(torch.from_numpy(np.array(image[None], order="C")).to(device))
+    for scale in scales:
+        views = _resize(pixels, (max(round(height * scale), 1), max(round(width * scale), 1)))
+        yield torch.cat([views, views.flip(3)]) if flip else views
 
 
 @torch.inference_mode()
@@ -74,38 +82,181 @@ def view_probabilities(network: nn.Module, views: Tensor, *, precision: Precisio
     Reading: sizes are brought to a multiple of the stride by the mean colour below and to the
     right. Probabilities, not logits, are enlarged, with half-pixel centres as in `labels_on_grid`.
     """
+    cells = _cell_probabilities(network, views, precision)
+    return _enlarge(cells, _stride(network), (views.shape[2], views.shape[3]))
+
+
+def _cell_probabilities(network: nn.Module, views: Tensor, precision: Precision) -> Tensor:
+    """Views (B, 3, H, W) to the probabilities of their score cells (B, C, h, w) float32."""
     if network.training:
         raise ValueError("the network is in training mode; call network.eval() first")
-    height, width = views.shape[2:]
-    stride = int(network.stride)  # type: ignore[arg-type]
-    padded = F.pad(views, (0, -width % stride, 0, -height % stride))  # 0 is the mean colour
+    stride = _stride(network)
+    padding = (0, -views.shape[3] % stride, 0, -views.shape[2] % stride)
+    padded = F.pad(views, padding)  # 0 is the mean colour
     padded = padded.contiguous(memory_format=torch.channels_last)
     with torch.autocast(views.device.type, torch.bfloat16, enabled=precision == "bf16"):
         logits = network(padded)
-    probabilities = logits.float().softmax(dim=1)  # (B, C, h, w)
-    probabilities = F.interpolate(probabilities, size=padded.shape[2:], mode="bilinear")
-    return probabilities[:, :, :height, :width]
+    return logits.float().softmax(dim=1)
+
+
+def _stride(network: nn.Module) -> int:
+    return int(network.stride)  # type: ignore[arg-type]
+
+
+def _enlarge(cells: Tensor, stride: int, size: tuple[int, int]) -> Tensor:
+    """(B, C, h, w) to the pixels (B, C, H, W) of a view; what was padded is cut off."""
+    whole = (cells.shape[2] * stride, cells.shape[3] * stride)
+    enlarged = F.interpolate(cells, size=whole, mode="bilinear")
+    return enlarged[:, :, : size[0], : size[1]]
 
 
 def _resize(maps: Tensor, size: tuple[int, int]) -> Tensor:
     """(B, C, H, W) to another size; what is made smaller is smoothed first."""
+    if maps.shape[2:] == size:
+        return maps
+    if size[1] == 1:  # which torch 2.15 gets wrong: it takes the nearest rows
+        row = F.interpolate(maps.mT, size=(1, size[0]), mode="bilinear", antialias=True)
+        return row.mT
     return F.interpolate(maps, size=size, mode="bilinear", antialias=True)
 
 
+# --- label maps -----------------------------------------------------------------------------------
+@torch.inference_mode()
+def predict_label_map(
+    network: nn.Module,
+    image: np.ndarray,
+    *,
+    scales: Sequence[float],
+    flip: bool,
+    device: torch.device,
+    precision: Precision,
+) -> np.ndarray:
+    """The most probable category of every pixel: `predict_probabilities(...).argmax(0)`.
+
+    All arguments are those of `predict_probabilities`. On a CPU no probabilities of pixels are
+    kept, and sums are rounded in another order: where the two highest probabilities differ by some
+    1e-7, either may win.
+
+    Returns:
+        (H, W) uint8.
+    """
+    if device.type != "cpu":
+        probabilities = predict_probabilities(
+            network, image, scales=scales, flip=flip, device=device, precision=precision
+        )
+        return probabilities.argmax(0).to(torch.uint8).cpu().numpy()
+    every_scale = [
+        (_cell_probabilities(network, views, precision), (views.shape[2], views.shape[3]))
+        for views in _views(image, scales, flip, device)
+    ]
+    return label_map_of_cells(every_scale, stride=_stride(network), size=image.shape[:2])
+
+
+@torch.inference_mode()
+def label_map_of_cells(
+    every_scale: Sequence[tuple[Tensor, tuple[int, int]]], *, stride: int, size: tuple[int, int]
+) -> np.ndarray:
+    """The category that is best at every pixel of the image by the mean over all views, on a CPU.
+
+    Bringing the probabilities of cells to the pixels of the image is linear, rows and columns
+    apart: a matrix for either side of every scale. Columns are done first, then each row of the
+    image is summed and compared, so that (C, H, W) numbers are never kept.
+
+    Args:
+        every_scale: probabilities of cells (1 or 2, C, h, w) float32, those of the mirrored view
+            last, and the size of the view in pixels.
+        stride: pixels of a view per cell. size: H, W of the image.
+
+    Returns:
+        (H, W) uint8, the first of equals.
+    """
+    wide, rows = [], []
+    for cells, (view_height, view_width) in every_scale:
+        columns = _to_image(cells.shape[3], stride, view_width, size[1])  # (W, w)
+        by_row = cells.transpose(1, 2).contiguous()  # (1 or 2, h, C, w)
+        expanded = by_row[0] @ columns.T  # (h, C, W)
+        if len(cells) == 2:
+            expanded = (expanded + by_row[1] @ columns.flip(0).T) / 2
+        wide.append(expanded)
+        rows.append(_to_image(cells.shape[2], stride, view_height, size[0]))  # (H, h)
+    index, weight = _taps(torch.cat(rows, dim=1))
+    return _best_categories(torch.cat(wide).numpy(), index, weight)
+
+
+def _to_image(cells: int, stride: int, view: int, image: int) -> Tensor:
+    """Along one side, what each score cell of a view counts at each pixel of the image.
+
+    Args:
+        cells: score cells. view, image: pixels along the same side.
+
+    Returns:
+        (image, cells) float32; each row sums to 1.
+    """
+    unit = torch.eye(cells)[None]  # a channel for each cell, which alone is 1 there
+    pixels = F.interpolate(unit, size=cells * stride, mode="linear")[:, :, :view, None]
+    return _resize(pixels, (image, 1))[0, :, :, 0].T
+
+
+def _taps(matrix: Tensor) -> tuple[np.ndarray, np.ndarray]:
+    """The columns of each row that are not 0, and what is there: (rows, T) int64 and float32.
+
+    T is even and the same for all; what a row has fewer are zeros.
+    """
+    most = int((matrix != 0).sum(1).max())
+    matrix = F.pad(matrix, (0, 1))  # a column of zeros, so that there are T of them
+    weight, index = matrix.topk(most + most % 2, dim=1)
+    return index.clamp_(max=matrix.shape[1] - 2).numpy(), weight.numpy()
+
+
+@numba.njit(cache=True, nogil=True)
+def _best_categories(scores: np.ndarray, index: np.ndarray, weight: np.ndarray) -> np.ndarray:
+    """The category with the highest weighted sum of rows, the first of equals.
+
+    Args:
+        scores: (R, C, W) float32, rows of all views. index, weight: (H, T), T even: row y of the
+            image is the sum over t of weight[y, t] scores[index[y, t]].
+
+    Returns:
+        (H, W) uint8.
+    """
+    (height, taps), (categories, width) = index.shape, scores.shape[1:]
+    best = np.empty((height, width), np.uint8)
+    category_of = np.empty(width, np.int32)  # as wide as a float, so that both go in one step
+    highest, before = np.empty(width, np.float32), np.zeros(width, np.float32)
+    for y in range(height):
+        highest[:] = -np.inf
+        category_of[:] = 0
+        for category in range(categories):
+            for t in range(0, taps - 2, 2):
+                if t == 0:
+                    before[:] = 0
+                a, b = scores[index[y, t], category], scores[index[y, t + 1], category]
+                for x in range(width):
+                    before[x] += weight[y, t] * a[x] + weight[y, t + 1] * b[x]
+            a, b = scores[index[y, taps - 2], category], scores[index[y, taps - 1], category]
+            of_a, of_b = weight[y, taps - 2], weight[y, taps - 1]
+            for x in range(width):
+                value = before[x] + of_a * a[x] + of_b * b[x]
+                better = value > highest[x]
+                category_of[x] = category if better else category_of[x]
+                highest[x] = value if better else highest[x]
+        for x in range(width):
+            best[y, x] = category_of[x]
+    return best
+
+
+# --- networks -------------------------------------------------------------------------------------
 def for_inference(network: nn.Module, *, precision: Precision) -> nn.Module:
     """A copy that gives the same outputs but for rounding, in less time; never to be saved.
 
-    Each BatchNorm is merged into the convolution before it, and weights are kept channels-last and
-    in the precision they are used in. The given network must be in `eval()`, and stays as it is.
+    Each BatchNorm is merged into the convolution before it, a classifier to few categories is
+    computed in another form where that is faster, and weights are kept channels-last and in the
+    precision they are used in. The given network must be in `eval()`, and stays as it is.
     """
     fast = copy.deepcopy(network)
-    for module in list(fast.modules()):
-        before = ""
-        for name, child in list(module.named_children()):
-            # in our bodies a BatchNorm is declared right after the convolution that it follows
-            if isinstance(child, nn.BatchNorm2d):
-                setattr(module, before, fuse_conv_bn_eval(getattr(module, before), child))
-                setattr(module, name, nn.Identity())
-            before = name
+    merge_batch_norms(fast)
+    on_cpu = all(parameter.device.type == "cpu" for parameter in fast.parameters())
+    if on_cpu and precision == "bf16":
+        sum_taps(fast)
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
     return fast.to(dtype=dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]

@@ -307,11 +307,22 @@ class ImagenetWeights:
 
 
 @dataclass(frozen=True)
+class FileWeights:
+    """Somebody's weights of a ResNet, in a file of torchvision's or timm's names."""
+
+    kind: Literal["file"]
+    depth: Literal[50, 101, 152]
+    place: str  # a folder: data/raw/<place>, or where local.yaml or PIPELINE_DATA_<PLACE> says
+    file: str  # its name there
+    sha256: str  # its digest or the first 8 digits of it or more; none: any file of that name
+
+
+@dataclass(frozen=True)
 class CropWeights:
     """A body trained to classify drawn crops of one object each: stands in for ImageNet."""
 
     kind: Literal["crops"]
-    depth: Literal[14]
+    depth: Literal[14, 8]
     crops: int
     size: int  # of a crop, pixels
     batch: int
@@ -322,22 +333,59 @@ class CropWeights:
     threads: int  # of the processor, while training and predicting; 0: all there are
 
 
-Weights = NoWeights | ImagenetWeights | CropWeights
+Weights = NoWeights | ImagenetWeights | FileWeights | CropWeights
 
 
 # --- trainings ---------------------------------------------------------------------------------
+def field_of_view(*, stride: int, kernel: int, dilation: int, layers: int = 1) -> int:
+    """Pixels along one side that the classifier sees: its own taps, not the body's field.
+
+    stride (layers (kernel - 1) dilation + 1), for one convolution after another.
+
+    Implements: Wu2016 Table 1, Wu2016 Table 3 (the column "FoV").
+    """
+    return stride * (layers * (kernel - 1) * dilation + 1)
+
+
 @dataclass(frozen=True)
 class Fcrn:
     """The network of Wu et al.: a dilated residual body and one dilated convolution on top."""
 
     kind: Literal["fcrn"]
-    depth: Literal[14, 50, 101, 152]
+    depth: Literal[8, 14, 50, 101, 152]
     stride: Literal[8, 16, 32]  # 8 means 1/8 resolution
     kernel: int
     dilation: int
 
+    @property
+    def field_of_view(self) -> int:
+        """Of the classifier, in pixels."""
+        return field_of_view(stride=self.stride, kernel=self.kernel, dilation=self.dilation)
 
-Network = Fcrn
+
+@dataclass(frozen=True)
+class FcrnExtended(Fcrn):
+    """The same with what Wu et al. add for their best: a hidden layer and dropout.
+
+    The hidden layer has the classifier's kernel and dilation.
+    """
+
+    kind: Literal["fcrn_extended"]  # type: ignore[assignment]
+    hidden: int  # its channels; 0: the classifier stays linear
+    dropout: tuple[float, ...]  # rates of the last residual blocks, the last one last; [] or 0: off
+
+    @property
+    def field_of_view(self) -> int:
+        """Of the classifier, in pixels."""
+        return field_of_view(
+            stride=self.stride,
+            kernel=self.kernel,
+            dilation=self.dilation,
+            layers=2 if self.hidden else 1,
+        )
+
+
+Network = Fcrn | FcrnExtended
 
 
 @dataclass(frozen=True)
@@ -767,6 +815,8 @@ _RANGES: dict[str, tuple[float, float]] = {
     "seed": (0, 2**32 - 1),
     "kernel": (1, math.inf),
     "dilation": (1, math.inf),
+    "hidden": (0, math.inf),
+    "dropout": (0, 0.99),
     "keep": (1, math.inf),
     "threshold": (1e-9, 1),
     "warmup": (0, math.inf),
@@ -794,6 +844,9 @@ def check_values(params: Params) -> None:
         BadInput: with the dotted key, its value and what was expected.
     """
     _check_ranges(params, "")
+    for name, start in params.weights.items():
+        if isinstance(start, FileWeights):
+            _check_file(f"weights.{name}", start)
     for section, runs in (("semantic", params.semantic), ("boxsup", params.boxsup)):
         for name, run in runs.items():
             _check_run(f"{section}.{name}", run, params)
@@ -831,12 +884,24 @@ def _check_ranges(value: Any, where: str) -> None:
                 raise BadInput(f"{key} is {entry}; expected {bounds}")
 
 
+def _check_file(where: str, start: FileWeights) -> None:
+    if not NAME.fullmatch(start.place):
+        raise BadInput(f"{where}.place is {start.place!r}; it may hold only a-z, 0-9 and _")
+    if Path(start.file).name != start.file:
+        raise BadInput(f"{where}.file is {start.file!r}; give a file's name without its folder")
+    if start.sha256 != "none" and not re.fullmatch(r"[0-9a-f]{8,64}", start.sha256):
+        raise BadInput(
+            f"{where}.sha256 is {start.sha256!r}; give the first 8 to 64 digits of `sha256sum` "
+            "(in quotes), or none"
+        )
+
+
 def _check_run(where: str, run: SemanticRun, params: Params) -> None:
     network, crop, scale = run.network, run.augmentation.crop, run.augmentation.scale
     if network.kernel % 2 == 0:
         raise BadInput(f"{where}.network.kernel is {network.kernel}; expected an odd number")
-    if network.depth == 14 and network.stride == 32:
-        raise BadInput(f"{where}.network.stride is 32; with depth 14 choose 8 or 16")
+    if network.depth in (8, 14) and network.stride == 32:
+        raise BadInput(f"{where}.network.stride is 32; with depth {network.depth} choose 8 or 16")
     if run.nesterov and run.momentum == 0:
         raise BadInput(f"{where}.nesterov needs a momentum above 0; set it to false")
     if min(crop) < 1 or any(side % network.stride for side in crop):

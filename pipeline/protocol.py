@@ -22,10 +22,13 @@ from pipeline.params import (
     CropWeights,
     Dataset,
     Evaluation,
+    FcrnExtended,
+    FileWeights,
     FolderDataset,
     GrabCut,
     ImagenetWeights,
     MixtureDataset,
+    Network,
     NoWeights,
     Params,
     ProposalSet,
@@ -49,6 +52,7 @@ DEPARTURES = {
     "mask_images": "masks of {ours} of the {theirs} official images",
     "init": "started from {ours} instead of {theirs} weights",
     "network": "network {ours} instead of {theirs}",
+    "field_of_view": "field of view of {ours} instead of {theirs} pixels",
     "views": "views: {ours} instead of {theirs}",
     "crf": "CRF: {ours} instead of {theirs}",
     "masks_from": "masks estimated from {ours} instead of {theirs}",
@@ -223,6 +227,31 @@ def amount_of_masks(run: SemanticRun | BoxSupRun) -> str:
     return "box" if run.mask_split == "none" else "semi"
 
 
+def network_text(network: Network) -> str:
+    """The kind of network, with what is added to the vanilla one."""
+    if not isinstance(network, FcrnExtended):
+        return "FCRN"
+    added = [f"a hidden layer of {network.hidden}"] if network.hidden else []
+    if any(network.dropout):
+        added.append("dropout " + ", ".join(f"{rate:g}" for rate in network.dropout))
+    return f"FCRN with {' and '.join(added)}" if added else "FCRN"
+
+
+NETWORK_HEAD = ("depth", "resolution", "kernel", "dilation", "FoV")  # as in Wu2016 Table 1
+
+
+def network_cells(network: Network) -> tuple[str, ...]:
+    """What `NETWORK_HEAD` names; kernel and dilation of each layer of the classifier."""
+    layers = 2 if isinstance(network, FcrnExtended) and network.hidden else 1
+    return (
+        str(network.depth),
+        f"1/{network.stride}",
+        ", ".join([str(network.kernel)] * layers),
+        ", ".join([str(network.dilation)] * layers),
+        str(network.field_of_view),
+    )
+
+
 def bootstrapping_text(bootstrapping: Bootstrapping) -> str:
     """Which pixels a run learns from."""
     if isinstance(bootstrapping, AllPixels):
@@ -266,6 +295,8 @@ def _init_text(params: Params, name: str) -> str:
         return "random"
     if isinstance(weights, ImagenetWeights):
         return "ImageNet"
+    if isinstance(weights, FileWeights):
+        return f"the file {weights.file}"
     if isinstance(weights, CropWeights):
         return "drawn crops"
     return f"the run {name}"
@@ -282,7 +313,7 @@ def settings(measured: Measured) -> dict[str, str]:
         "train": _training_split(measured),
         "train_images": sum(measured.images) if measured.images else None,
         "init": measured.init,
-        "network": "FCRN",
+        "network": network_text(run.network),
         "supervision": amount_of_masks(run),
         "crf": "no" if entry.crf == "none" else "yes",
         "views": "several" if entry.views.flip or entry.views.scales != (1.0,) else "one",
@@ -290,6 +321,7 @@ def settings(measured: Measured) -> dict[str, str]:
         "stride": run.network.stride,
         "kernel": run.network.kernel,
         "dilation": run.network.dilation,
+        "field_of_view": run.network.field_of_view,
         "bootstrapping": _kept(run.bootstrapping),
         "epochs": run.epochs,
         "batch": run.batch,

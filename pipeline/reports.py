@@ -15,9 +15,11 @@ import pandas as pd
 from pipeline.errors import BadInput
 from pipeline.params import Params, SampleDataset
 from pipeline.protocol import (
+    NETWORK_HEAD,
     Measured,
     bootstrapping_text,
     departures,
+    network_cells,
     source_text,
     supervision_text,
     terms_text,
@@ -76,7 +78,7 @@ def paper_sections(
 
 PAPER_HEAD = (
     "row", "metric", "paper", "ours", "difference", "evaluation", "dataset", "split", "images",
-    "scales", "flip", "CRF", "supervision", "parameters", "data", "notes",
+    "scales", "flip", "CRF", "supervision", *NETWORK_HEAD, "parameters", "data", "notes",
 )  # fmt: skip
 
 
@@ -101,6 +103,7 @@ def _paper_table(
             "yes" if entry.views.flip else "no",
             entry.crf,
             supervision_text(measured),
+            *network_cells(measured.run.network),
             f"`{measured.section}.{entry.model}`",
             source_text(measured.tested_on),
             numbers,
@@ -147,13 +150,13 @@ def summary_table(gathered: Sequence[Measured], paper_rows: pd.DataFrame) -> str
 
     The rows of the papers are named, their numbers are not shown.
     """
-    head = ["run", "supervision", "stride", "bootstrapping", "views"]
+    head = ["run", "supervision", *NETWORK_HEAD, "bootstrapping", "views"]
     head += ["pixel acc., %", "mean acc., %", "mean IoU, %", "stands for"]
     rows = [
         [
             m.name,
             supervision_text(m),
-            m.run.network.stride,
+            *network_cells(m.run.network),
             bootstrapping_text(m.run.bootstrapping),
             views_text(m.entry.views),
             *(percent(m.value(name)) for name in ("pixel_accuracy", "mean_accuracy", "mean_iou")),
@@ -167,7 +170,8 @@ def summary_table(gathered: Sequence[Measured], paper_rows: pd.DataFrame) -> str
             names = ("pixel_accuracy", "mean_accuracy", "mean_iou")
             values = [percent(m.value(f"all_background_{name}")) for name in names]
             label = f"background everywhere ({dataset}, {split})"
-            rows.append([label, DASH, DASH, DASH, DASH, *values, DASH])
+            unknown = [DASH] * (len(head) - 5)
+            rows.append([label, *unknown, *values, DASH])
     return markdown_table(head, rows)
 
 

@@ -25,6 +25,7 @@ from pipeline.datasets.places import read_places, told_place
 from pipeline.errors import BadInput
 from pipeline.machine import machine
 from pipeline.params import SECTIONS, Params, load_params
+from pipeline.protocol import network_cells
 from pipeline.study_report import collect, page
 from pipeline.tables import write_table
 from pipeline.work import PUBLISHED
@@ -76,7 +77,11 @@ def study(root: Path, name: str, *, jobs: int) -> None:
         ]
         folder = root / "reports" / "studies"
         write_table(folder / f"{name}.parquet", "study", rows)
-        text = page(rows, title=name, facts=facts, claims=entry.claims)
+        trained = catalogue.semantic | catalogue.boxsup
+        networks = {
+            e: network_cells(trained[catalogue.evaluations[e].model].network) for e in evaluations
+        }
+        text = page(rows, title=name, facts=facts, claims=entry.claims, networks=networks)
         partial = folder / f".{name}.md.partial"
         partial.write_text(text, encoding="utf-8")
         os.replace(partial, folder / f"{name}.md")

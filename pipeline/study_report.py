@@ -1,9 +1,10 @@
 """What a study found, gathered over its seeds: one table, one page."""
 
 import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
+from pipeline.protocol import NETWORK_HEAD
 from pipeline.tables import read_arrow
 
 DASH = "—"
@@ -50,6 +51,7 @@ def page(
     title: str,
     facts: Sequence[tuple[str, str]],
     claims: Sequence[tuple[str, str]],
+    networks: Mapping[str, Sequence[str]],
 ) -> str:
     """The study as Markdown: each run over its seeds, the papers' claims, the label quality.
 
@@ -57,14 +59,16 @@ def page(
         rows: of table "study".
         facts: (name, text) lines below the title: commit, machine, seeds, protocol.
         claims: pairs of runs of which the first is said to be at least as good as the second.
+        networks: {run: its cells under `NETWORK_HEAD`}.
     """
     scores = _scores(rows)
     lines = [f"# Study {title}", "", *(f"- {name}: {text}" for name, text in facts), ""]
-    lines += _runs_table(scores)
+    lines += _runs_table(scores, networks)
     background = {r["value"] for r in rows if r["metric"] == "all_background_mean_iou"}
     seeds = {row["seed"] for row in rows}
     lines += [
-        f"| background everywhere | {_percent(value)} |" + f" {DASH} |" * len(seeds)
+        f"| background everywhere |{f' {DASH} |' * len(NETWORK_HEAD)} {_percent(value)} |"
+        + f" {DASH} |" * len(seeds)
         for value in sorted(background)
     ]
     if claims:
@@ -92,17 +96,22 @@ def _scores(rows: list[dict]) -> dict[str, dict[int, float]]:
     return scores
 
 
-def _runs_table(scores: dict[str, dict[int, float]]) -> list[str]:
+def _runs_table(
+    scores: dict[str, dict[int, float]], networks: Mapping[str, Sequence[str]]
+) -> list[str]:
     seeds = sorted({seed for by_seed in scores.values() for seed in by_seed})
     lines = [
         "Mean IoU, %: mean over the seeds ± sample standard deviation.",
         "",
-        "| run | mean IoU | " + " | ".join(f"seed {seed}" for seed in seeds) + " |",
-        "|---|---|" + "---|" * len(seeds),
+        f"| run | {' | '.join(NETWORK_HEAD)} | mean IoU | "
+        + " | ".join(f"seed {seed}" for seed in seeds)
+        + " |",
+        "|---|---|" + "---|" * (len(NETWORK_HEAD) + len(seeds)),
     ]
     for run, by_seed in scores.items():
         cells = [_percent(by_seed[seed]) if seed in by_seed else DASH for seed in seeds]
-        lines.append(f"| {run} | {mean_and_spread(list(by_seed.values()))} | {' | '.join(cells)} |")
+        cells = [run, *networks[run], mean_and_spread(list(by_seed.values())), *cells]
+        lines.append(f"| {' | '.join(cells)} |")
     return lines
 
 

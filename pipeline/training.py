@@ -9,8 +9,10 @@ number, so a training that goes on at any step gives the same bits as one that w
 import math
 import os
 import signal
+import sys
 import zipfile
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +23,10 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from pipeline.errors import BadInput
+from pipeline.gradients import Loss, compute_gradient
+from pipeline.parallel import own_share, rank
 from pipeline.params import Augmentation, LinearSchedule, Precision, Schedule, StepSchedule
-from pipeline.transforms import labels_on_grid, normalise, random_view
+from pipeline.transforms import labels_on_grid, random_view
 
 FORMAT = 1  # of a checkpoint
 KEYS = ("network", "optimizer", "step", "torch_rng", "run", "categories", "format")
@@ -100,21 +104,39 @@ def batches(
 ) -> DataLoader:
     """The batches of steps first_step <= step < last_step: (B, h, w, 3), (B, h / s, w / s) uint8.
 
+    Where several processes train together, this one's share of each.
+
     Args:
         workers: processes that prepare batches ahead; 0 prepares them in this one. They end with
             the iteration, also when it is left early or by an exception.
         device: where the batches will go; for a GPU they are laid ready in pinned memory.
     """
+    share = own_share(training_set.batch)
     return DataLoader(
         training_set,
-        batch_size=training_set.batch,
-        sampler=range(first_step * training_set.batch, last_step * training_set.batch),
+        batch_size=len(share),
+        sampler=_Numbers(range(first_step, last_step), training_set.batch, share),
         num_workers=workers,
         prefetch_factor=4 if workers else None,
         pin_memory=device.type == "cuda",
         worker_init_fn=_start_worker,
         generator=torch.Generator(),  # else the loader draws from torch's own: resuming would show
     )
+
+
+@dataclass(frozen=True)
+class _Numbers:
+    """The samples at some positions in the batch of each of some steps."""
+
+    steps: range
+    batch: int
+    positions: range
+
+    def __iter__(self) -> Iterator[int]:
+        return (step * self.batch + position for step in self.steps for position in self.positions)
+
+    def __len__(self) -> int:
+        return len(self.steps) * len(self.positions)
 
 
 def _start_worker(number: int) -> None:
@@ -187,8 +209,11 @@ def train_steps(
     first_step: int,
     steps_per_epoch: int,
     rate: Callable[[int], float],
-    loss: Callable[[Tensor, Tensor], Tensor],
+    loss: Loss,
     image_ids: Callable[[int], Sequence[str]],
+    batch: int,
+    at_once: int,
+    seed: int,
     device: torch.device,
     precision: Precision,
     history: list[dict[str, Any]],
@@ -197,12 +222,17 @@ def train_steps(
     """One step of descent for each batch.
 
     Args:
-        network: on `device`, in the mode wanted (`train()`, then maybe `freeze_batch_norm`).
-        batches: (B, h, w, 3) uint8 and truth, any integers, for steps first_step, ...
+        network: on `device`, channels-last, in the mode wanted (`train()`, then maybe
+            `freeze_batch_norm`); as `learner` gives it.
+        batches: (b, h, w, 3) uint8 and truth, any integers, for steps first_step, ...; where
+            there are several processes, this one's share.
         steps_per_epoch: to tell the epoch in the history.
         rate: learning rate by step.
-        loss: of logits and truth, a scalar.
+        loss: of logits and truth of the whole batch, a scalar.
         image_ids: the images of a step's batch, for the message if its loss is not finite.
+        batch: B, images of a step in all processes.
+        at_once: how many of them go through the network at once; see `compute_gradient`.
+        seed: of what the network draws in each step.
         history: gets rows {step, epoch, name, value} with names "loss" and "lr".
         on_step: called with the number of steps done, whenever all losses so far are known to be
             finite (each step on a CPU, now and then on a GPU), and at the end; True stops.
@@ -213,7 +243,6 @@ def train_steps(
     Raises:
         BadInput: a loss is not finite; names the step and its images.
     """
-    network.to(memory_format=torch.channels_last)
     check_every = 50 if device.type == "cuda" else 1  # reading a loss makes the GPU wait
     unread: list[Tensor] = []
     step = first_step
@@ -222,6 +251,8 @@ def train_steps(
         losses = torch.stack(unread).tolist() if unread else []
         for at, value in enumerate(losses, start=step - len(unread)):
             if not math.isfinite(value):
+                if rank() > 0:
+                    sys.exit(2)  # the first process has the same number, and says it
                 raise BadInput(
                     f"step {at}: the loss is {value} on images {', '.join(image_ids(at))}; "
                     "lower lr, or look at these images"
@@ -233,15 +264,19 @@ def train_steps(
 
     for images, truth in batches:
         set_learning_rate(optimizer, rate(step))
-        pixels = normalise(images.to(device, non_blocking=True))
-        truth = truth.to(device, non_blocking=True)
-        with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
-            logits = network(pixels)
-        value = loss(logits, truth)
         optimizer.zero_grad(set_to_none=True)
-        value.backward()
+        value = compute_gradient(
+            network,
+            images.to(device, non_blocking=True),
+            truth.to(device, non_blocking=True),
+            batch=batch,
+            at_once=at_once,
+            loss=loss,
+            precision=precision,
+            seed=int(np.random.SeedSequence([seed, 2, step]).generate_state(1)[0]),
+        )
         optimizer.step()
-        unread.append(value.detach())
+        unread.append(value)
         step += 1
         if step % check_every == 0 or step % steps_per_epoch == 0:
             read()

@@ -4,7 +4,7 @@ import pytest
 import torch
 import torchvision
 
-from pipeline.models.fcrn import fcrn, field_of_view
+from pipeline.models.fcrn import fcrn
 from pipeline.models.resnet import (
     CropClassifier,
     ResNet,
@@ -12,6 +12,7 @@ from pipeline.models.resnet import (
     load_body_weights,
     resnet,
 )
+from pipeline.params import field_of_view
 
 
 @pytest.mark.parametrize(
@@ -42,6 +43,22 @@ def test_field_of_view_is_what_one_score_depends_on():
     assert cells * 8 == field_of_view(stride=8, kernel=3, dilation=4)
 
 
+def test_two_layers_of_3x3_see_what_one_of_5x5_sees():
+    assert field_of_view(stride=8, kernel=3, dilation=12, layers=2) == 392
+    assert field_of_view(stride=8, kernel=5, dilation=12) == 392
+
+
+def test_the_field_of_a_hidden_layer_is_what_one_score_depends_on():
+    network = fcrn(depth=14, stride=8, kernel=3, dilation=4, num_categories=2, hidden=5)
+    for convolution in (network.hidden[0], network.classifier):
+        torch.nn.init.ones_(convolution.weight)
+    features = torch.ones(1, 96, 1, 41, requires_grad=True)
+    network.classifier(network.hidden(features))[0, 0, 0, 20].backward()
+    seen = features.grad[0, 0, 0].nonzero().flatten()
+    assert int(seen.max() - seen.min()) + 1 == 17
+    assert network.field_of_view == 17 * 8
+
+
 def randomise(body: ResNet) -> None:
     """Random statistics, gammas and betas, so that no layer is an accidental identity."""
     generator = torch.Generator().manual_seed(0)
@@ -56,6 +73,7 @@ def randomise(body: ResNet) -> None:
 @pytest.mark.parametrize(
     ("depth", "coarsest"),
     [
+        (8, 16),
         (14, 16),
         (50, 32),
         pytest.param(101, 32, marks=pytest.mark.slow),
@@ -115,6 +133,26 @@ def test_torchvisions_weights_give_torchvisions_features():
         torch.testing.assert_close(ours(images), features(images))
 
 
+def test_weights_without_counters_of_batches_are_taken():
+    state = resnet(depth=14, stride=16).state_dict()
+    old = {k: v for k, v in state.items() if not k.endswith("num_batches_tracked")}
+    body = resnet(depth=14, stride=16)
+    load_body_weights(body, old)
+    assert all(torch.equal(value, body.state_dict()[name]) for name, value in state.items())
+
+
+def test_what_does_not_fit_is_told_in_few_words():
+    state = resnet(depth=14, stride=16).state_dict()
+    state["conv1.weight"] = torch.zeros(24, 3, 7, 7)
+    state["head.bias"] = state.pop("bn1.bias")
+    with pytest.raises(ValueError) as caught:
+        load_body_weights(resnet(depth=14, stride=16), state)
+    assert str(caught.value) == (
+        "these weights do not fit the body (3 problems: conv1.weight is 24x3x7x7, not 24x3x3x3; "
+        "head.bias is unknown; no bn1.bias)"
+    )
+
+
 def test_weights_of_another_depth_are_refused():
     with torch.device("meta"):
         theirs = torchvision.models.resnet18().state_dict()
@@ -167,6 +205,72 @@ def test_frozen_batch_norm_keeps_its_statistics_while_gamma_learns():
     network.train()
     network(torch.randn(2, 3, 32, 32))
     assert not torch.equal(network.body.bn1.running_mean, before)
+
+
+# --- hidden layer and dropout --------------------------------------------------------------------
+def test_a_hidden_layer_is_a_convolution_and_a_relu():
+    network = fcrn(depth=14, stride=8, kernel=3, dilation=4, num_categories=9, hidden=6)
+    torch.nn.init.normal_(network.classifier.weight)
+    images = torch.randn(1, 3, 32, 48)
+    first, last = network.hidden[0], network.classifier
+    assert (first.weight.shape, last.weight.shape) == ((6, 96, 3, 3), (9, 6, 3, 3))
+    assert not first.bias.any()
+    assert first.weight.std().item() == pytest.approx((2 / 864) ** 0.5, rel=0.05)
+    network.eval()
+    expected = last(first(network.body(images)).clamp(min=0))
+    torch.testing.assert_close(network(images), expected)
+
+
+def test_without_additions_the_network_is_the_vanilla_one():
+    networks = []
+    for additions in ({}, {"hidden": 0, "dropout": [0.0, 0.0]}):
+        torch.manual_seed(3)
+        networks.append(
+            fcrn(depth=14, stride=8, kernel=3, dilation=4, num_categories=9, **additions)
+        )
+    one, two = (network.state_dict() for network in networks)
+    assert list(one) == list(two) and all(torch.equal(one[name], two[name]) for name in one)
+    assert not any(isinstance(m, torch.nn.Dropout) for m in networks[1].modules())
+
+
+@pytest.mark.parametrize("depth", [14, 50])
+def test_dropout_sits_in_the_last_blocks_that_are_given_a_rate(depth):
+    body = resnet(depth=depth, stride=8, dropout=[0.3, 0, 0.5])
+    stages = [name for name, _ in body.named_children() if name.startswith("layer")]
+    blocks = [block for name in stages for block in getattr(body, name)]
+    rates = [block.dropout.p if block.dropout is not None else 0 for block in blocks]
+    assert rates == [0] * (len(blocks) - 3) + [0.3, 0, 0.5]
+    assert list(body.state_dict()) == list(resnet(depth=depth, stride=8).state_dict())
+
+
+@pytest.mark.parametrize("depth", [14, 50])
+def test_dropout_acts_on_the_residual_branch_and_in_training_only(depth):
+    torch.manual_seed(0)
+    body = resnet(depth=depth, stride=8, dropout=[0.5])
+    block = list(body.children())[-1][-1]
+    inputs = torch.rand(2, body.channels, 4, 4)  # as after a ReLU
+    block.train()
+    freeze_batch_norm(block)
+    block.dropout.p = 1.0  # nothing of the branch is left
+    torch.testing.assert_close(block(inputs), inputs)
+    block.dropout.p = 0.5
+    kept = (block(inputs) - inputs).abs() > 1e-6
+    assert 0.3 < kept.float().mean() < 0.7
+    assert ((block.eval()(inputs) - inputs).abs() > 1e-6).float().mean() > 0.9
+
+
+def test_gradients_pass_through_dropout():
+    network = fcrn(
+        depth=14, stride=8, kernel=3, dilation=1, num_categories=3, hidden=4, dropout=[0.3, 0.5]
+    )
+    torch.nn.init.normal_(network.classifier.weight)
+    network(torch.randn(2, 3, 32, 32)).square().sum().backward()
+    assert all(p.grad is not None and p.grad.any() for p in network.parameters())
+
+
+def test_more_rates_than_blocks_are_refused():
+    with pytest.raises(ValueError, match="7 rates of dropout, but 6 residual blocks"):
+        resnet(depth=14, stride=8, dropout=[0.1] * 7)
 
 
 def test_a_crop_classifiers_body_serves_the_segmentation_network():

@@ -5,6 +5,7 @@ import signal
 
 import numpy as np
 import pytest
+import torch
 from scratch import PARAMS
 
 from pipeline.checkpoints import build_network
@@ -57,6 +58,7 @@ def train(folder, run, rounds):
         image_of=image_of,
         labels_of_round=rounds,
         round_epochs=2,
+        device=torch.device("cpu"),
     )
     return (folder / "model.pt").read_bytes(), (folder / "history.parquet").read_bytes()
 

@@ -6,7 +6,13 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from pipeline.inference import for_inference, predict_probabilities, view_probabilities
+from pipeline.inference import (
+    for_inference,
+    predict_label_map,
+    predict_probabilities,
+    view_probabilities,
+)
+from pipeline.models.fast import TapSum
 from pipeline.models.fcrn import Fcrn, fcrn
 from pipeline.transforms import MEAN, STD
 
@@ -146,3 +152,92 @@ def test_the_copy_for_inference_differs_by_rounding_only(depth, precision, toler
     given = view_probabilities(fast, views, precision=precision)
     assert (given - expected).abs().max() < tolerance
     assert all(torch.equal(before[name], value) for name, value in net.state_dict().items())
+
+
+# --- label maps -----------------------------------------------------------------------------------
+def label_map(net, picture, scales=(1.0,), flip=False) -> np.ndarray:
+    return predict_label_map(net, picture, scales=scales, flip=flip, device=CPU, precision="fp32")
+
+
+class Cells(nn.Module):
+    """Logits of nine categories at every cell, drawn anew for each size: noise, or smooth."""
+
+    stride = 8
+
+    def __init__(self, coherent: bool):
+        super().__init__()
+        self.coherent = coherent
+
+    def forward(self, images):
+        count, down, across = len(images), images.shape[2] // 8, images.shape[3] // 8
+        generator = torch.Generator().manual_seed(down * 1000 + across)
+        size = (-(-down // 8), -(-across // 8)) if self.coherent else (down, across)
+        drawn = torch.randn(count, 9, *size, generator=generator) * 3
+        return F.interpolate(drawn, size=(down, across), mode="nearest")
+
+
+@pytest.mark.parametrize("coherent", [True, False])
+@pytest.mark.parametrize("size", [(64, 80), (61, 75), (5, 9), (1, 1), (1, 30), (30, 1)])
+@pytest.mark.parametrize(
+    ("scales", "flip"),
+    [((1.0,), False), ((1.0,), True), ((0.75, 1.0, 1.25), True), ((0.3,), False), ((2.1,), True)],
+)
+def test_the_label_map_has_the_most_probable_categories(size, scales, flip, coherent):
+    net, picture = Cells(coherent).eval(), image(*size)
+    probabilities = predict(net, picture, scales, flip)
+    given = label_map(net, picture, scales, flip)
+    assert given.dtype == np.uint8
+    assert given.shape == size
+    chosen = probabilities.gather(0, torch.from_numpy(given.astype(np.int64))[None])[0]
+    assert (probabilities.amax(0) - chosen).max() < 1e-6  # another one only where they are equal
+    assert (given != probabilities.argmax(0).numpy()).mean() < 0.001
+
+
+def test_of_equal_categories_the_first_is_taken():
+    class Even(Brightness):
+        def forward(self, images):
+            return torch.zeros(len(images), 3, images.shape[2] // 4, images.shape[3] // 4)
+
+    assert not label_map(Even().eval(), image(9, 13), (1.0, 0.5), True).any()
+
+
+def test_each_half_of_the_way_between_two_cells_is_of_the_nearer_one():
+    picture = np.zeros((4, 8, 3), np.uint8)
+    picture[:, 4:] = 255  # the red's log-odds are -2.1 and 2.2
+    expected = np.zeros((4, 8), np.uint8)
+    expected[:, 4:] = 1
+    np.testing.assert_array_equal(label_map(Brightness().eval(), picture), expected)
+
+
+def test_a_label_map_of_a_network_in_training_mode_is_refused():
+    with pytest.raises(ValueError, match="eval"):
+        label_map(network().train(), image(16, 16))
+
+
+@pytest.mark.parametrize("scale", [0.5, 2.0])
+def test_an_image_one_pixel_wide_is_resized_as_one_that_is_one_pixel_high(scale):
+    column = image(30, 1)
+    lying = predict(Brightness().eval(), column.swapaxes(0, 1), (scale,))
+    standing = predict(Brightness().eval(), column, (scale,))
+    torch.testing.assert_close(standing, lying.mT)
+    assert standing.std(1).max() > 0.01
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_the_copy_for_inference_sums_taps_in_half_precision_only(precision):
+    net = fcrn(depth=50, stride=16, kernel=3, dilation=2, num_categories=4).eval()
+    fast = for_inference(net, precision=precision)
+    assert isinstance(fast.classifier, TapSum) == (precision == "bf16")
+    assert isinstance(net.classifier, nn.Conv2d)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_a_gpu_gives_the_label_map_of_the_cpu():
+    gpu, picture = torch.device("cuda"), image(61, 75)
+    expected = label_map(network(), picture, (1.0, 1.5), True)
+    given = predict_label_map(
+        network().to(gpu), picture, scales=(1.0, 1.5), flip=True, device=gpu, precision="fp32"
+    )
+    assert given.dtype == np.uint8
+    assert (given == expected).mean() > 0.99

@@ -340,14 +340,14 @@ def test_the_sample_stands_apart_from_every_number_of_the_papers(text, paper):
 def test_the_sample_names_the_rows_that_it_stands_for(text):
     row = cells(section(text, "Sample"), "sample_box | box (BoxSup, scg, top-5, lambda 1)")
     assert row[2:] == [
-        "8", "all pixels", "1", "70.00", "30.00", "30.00",
+        "14", "1/8", "3", "4", "72", "all pixels", "1", "70.00", "30.00", "30.00",
         "Dai et al. 2015, Table 2, row 5 (BoxSup)",
     ]  # fmt: skip
 
 
 def test_background_everywhere_is_shown_for_comparison(text):
     row = cells(section(text, "Sample"), "background everywhere (sample, val)")
-    assert row[5:8] == ["75.00", "11.11", "8.33"]
+    assert row[9:12] == ["75.00", "11.11", "8.33"]
 
 
 def test_iou_by_category_shows_a_dash_for_an_absent_one(text):
@@ -496,7 +496,7 @@ def test_parquet_json_and_markdown_agree(tables, gathered, text):
         overall = table[table["category"].isna()].set_index("metric")["value"]
         shown = cells(section(text, "Sample") if name.startswith("s") else
                       section(text, "All evaluations"), name)  # fmt: skip
-        for metric, column in (("pixel_accuracy", 5), ("mean_accuracy", 6), ("mean_iou", 7)):
+        for metric, column in (("pixel_accuracy", 9), ("mean_accuracy", 10), ("mean_iou", 11)):
             value = overall[metric]
             if np.isnan(value):
                 assert metric not in numbers[name] and shown[column] == "–"
@@ -612,7 +612,7 @@ def test_labels_are_rebuilt_from_choices_and_proposals(project):
 def test_the_report_is_written_when_nothing_was_measured(project, capsys):
     report(project, make_params())
     text = (project / "reports/tables.md").read_text()
-    assert cells(section(text, "Sample"), "sample_mask")[5:8] == ["–", "–", "–"]
+    assert cells(section(text, "Sample"), "sample_mask")[9:12] == ["–", "–", "–"]
     assert json.loads((project / "reports/metrics.json").read_text()) == {}
     assert "without the images of sample" in capsys.readouterr().err
 

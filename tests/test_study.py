@@ -123,10 +123,15 @@ def test_says_which_file_is_missing(tmp_path):
         collect(tmp_path, "s", evaluations=["mask"], models=[], seeds=[0])
 
 
+NETWORKS = {"mask": ("14", "1/8", "3", "4", "72"), "box": ("14", "1/16", "3", "2", "80")}
+
+
 def test_page_has_means_spreads_claims_and_label_quality(rows):
-    text = page(rows, title="s", facts=[("commit", "abc")], claims=[("mask", "box")])
+    text = page(
+        rows, title="s", facts=[("commit", "abc")], claims=[("mask", "box")], networks=NETWORKS
+    )
     assert "- commit: abc\n" in text
-    assert "| mask | 60.0 ± 10.0 | 50.0 | 70.0 | 60.0 |\n" in text
+    assert "| mask | 14 | 1/8 | 3 | 4 | 72 | 60.0 ± 10.0 | 50.0 | 70.0 | 60.0 |\n" in text
     # differences 10, 0, -1 points: mean 3, held where the first is not below the second
     assert "| mask | box | +3.0 ± 6.1 | 2 of 3 seeds |\n" in text
     assert "| box | 70.0 ± 0.0 | 61.0 ± 1.0 | 75.0 ± 0.0 |\n" in text
@@ -135,8 +140,8 @@ def test_page_has_means_spreads_claims_and_label_quality(rows):
 def test_page_of_one_seed_has_no_spread(tmp_path):
     write_metrics(tmp_path, "mask_seed4", 0.5)
     rows = collect(tmp_path, "s", evaluations=["mask"], models=[], seeds=[4])
-    text = page(rows, title="s", facts=[], claims=[])
-    assert "| mask | 50.0 | 50.0 |\n" in text
+    text = page(rows, title="s", facts=[], claims=[], networks=NETWORKS)
+    assert "| mask | 14 | 1/8 | 3 | 4 | 72 | 50.0 | 50.0 |\n" in text
     assert "labels" not in text
 
 

@@ -236,6 +236,9 @@ def train(network, optimizer, data, first_step, history, on_step=lambda done: Fa
         "rate": rate,
         "loss": LOSS,
         "image_ids": training_set().image_ids,
+        "batch": 4,
+        "at_once": 4,
+        "seed": 0,
         "device": CPU,
         "precision": "fp32",
     }

@@ -4,6 +4,7 @@ B images, C channels, H x W pixels, h x w cells of the body's grid (h = H / stri
 """
 
 from collections import OrderedDict
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -24,6 +25,7 @@ class Plan:
 
 
 PLANS = {
+    8: Plan("basic", (3, 24), False, (1, 1, 1), (32, 64, 96), (2, 2, 2), (8, 16)),
     14: Plan("basic", (3, 24), False, (2, 2, 2), (32, 64, 96), (2, 2, 2), (8, 16)),
     50: Plan(
         "bottleneck", (7, 64), True, (3, 4, 6, 3), (64, 128, 256, 512), (1, 2, 2, 2), (8, 16, 32)
@@ -59,6 +61,9 @@ class BasicBlock(nn.Module):
     Args:
         first_dilation: of the convolution that carries the stride.
         dilation: of the other.
+
+    Attributes:
+        dropout: of the residual branch, before the sum; None: none.
     """
 
     expansion = 1
@@ -71,11 +76,14 @@ class BasicBlock(nn.Module):
         self.bn2 = nn.BatchNorm2d(width)
         self.relu = nn.ReLU(inplace=True)
         self.downsample = projection(inputs, width, stride=stride)
+        self.dropout: nn.Dropout | None = None
 
     def forward(self, x: Tensor) -> Tensor:
         shortcut = x if self.downsample is None else self.downsample(x)
         x = self.relu(self.bn1(self.conv1(x)))
         x = self.bn2(self.conv2(x))
+        if self.dropout is not None:
+            x = self.dropout(x)
         return self.relu(x.add_(shortcut))
 
 
@@ -84,6 +92,9 @@ class Bottleneck(nn.Module):
 
     The 3x3 is the only dilated one. It is the block's first, so it has `first_dilation`; `dilation`
     is for blocks with a second.
+
+    Attributes:
+        dropout: of the residual branch, before the sum; None: none.
     """
 
     expansion = 4
@@ -99,12 +110,15 @@ class Bottleneck(nn.Module):
         self.bn3 = nn.BatchNorm2d(outputs)
         self.relu = nn.ReLU(inplace=True)
         self.downsample = projection(inputs, outputs, stride=stride)
+        self.dropout: nn.Dropout | None = None
 
     def forward(self, x: Tensor) -> Tensor:
         shortcut = x if self.downsample is None else self.downsample(x)
         x = self.relu(self.bn1(self.conv1(x)))
         x = self.relu(self.bn2(self.conv2(x)))
         x = self.bn3(self.conv3(x))
+        if self.dropout is not None:
+            x = self.dropout(x)
         return self.relu(x.add_(shortcut))
 
 
@@ -153,7 +167,7 @@ class ResNet(nn.Sequential):
         self.stride = reached
 
 
-def resnet(*, depth: int, stride: int) -> ResNet:
+def resnet(*, depth: int, stride: int, dropout: Sequence[float] = ()) -> ResNet:
     """A residual body with one feature vector for every `stride` pixels.
 
     A down-sampling step that would go beyond `stride` is left out and every later kernel is
@@ -163,9 +177,10 @@ def resnet(*, depth: int, stride: int) -> ResNet:
     Implements: Wu2016 Sec. 2.3.
 
     Args:
-        depth: 50, 101, 152 (native stride 32), or 14, the small one of the drawn sample (native
-            stride 16: 24, 32, 64, 96 channels in basic blocks).
-        stride: 8, 16, or 32 (not at depth 14).
+        depth: 50, 101, 152 (native stride 32), or 8 and 14, small ones for the drawn sample
+            (native stride 16: 24, 32, 64, 96 channels in one or two basic blocks).
+        stride: 8, 16, or 32 (not at depth 8 and 14).
+        dropout: rates in the last residual blocks, the last block's last; 0 leaves a block out.
 
     New weights are drawn from torch's generator: Gaussian of variance 2 / fan_in.
 
@@ -173,8 +188,11 @@ def resnet(*, depth: int, stride: int) -> ResNet:
     its own input is as dense as ever; all later ones are spread. Raising its dilation too would
     break the equality above (the stride sits on the 3x3 here, as in torchvision).
 
+    Reading: which blocks have dropout, and how much, the paper does not say. Its authors' later
+    code has 0.3 and 0.5 in the last two, after the last BatchNorm of the residual branch.
+
     Raises:
-        ValueError: there is no such depth, or it has no such stride.
+        ValueError: there is no such depth, it has no such stride, or fewer blocks than rates.
     """
     if depth not in PLANS:
         raise ValueError(f"no residual body of depth {depth}; choose one of {list(PLANS)}")
@@ -187,6 +205,11 @@ def resnet(*, depth: int, stride: int) -> ResNet:
     for module in network.modules():
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight, mode="fan_in", nonlinearity="relu")
+    blocks = [m for m in network.modules() if isinstance(m, BasicBlock | Bottleneck)]
+    if len(dropout) > len(blocks):
+        raise ValueError(f"{len(dropout)} rates of dropout, but {len(blocks)} residual blocks")
+    for block, rate in zip(reversed(blocks), reversed(dropout), strict=False):
+        block.dropout = nn.Dropout(rate) if rate else None
     return network
 
 
@@ -213,14 +236,30 @@ def freeze_batch_norm(network: nn.Module) -> None:
             module.eval()
 
 
-def load_body_weights(body: ResNet, state: dict[str, Tensor]) -> None:
-    """Load torchvision's state dict of the same depth; its classifier ("fc.") is left out.
+def load_body_weights(body: ResNet, state: Mapping[str, Tensor]) -> None:
+    """Load a state dict of the same depth in torchvision's names; its classifier is left out.
+
+    timm's names of the original ResNets are the same.
 
     Raises:
-        ValueError: names what is missing, unexpected or of another shape.
+        ValueError: names what is missing, unknown or of another shape.
     """
-    own = {name: value for name, value in state.items() if not name.startswith("fc.")}
-    try:
-        body.load_state_dict(own)
-    except RuntimeError as error:
-        raise ValueError(f"these weights do not fit the body: {error}") from error
+    own = body.state_dict()
+    # a counter of batches seen, which nothing reads; files of before 2018 have none
+    wanted = {name for name in own if not name.endswith(".num_batches_tracked")}
+    given = {name: value for name, value in state.items() if not name.startswith("fc.")}
+    problems = [f"no {name}" for name in wanted - given.keys()]
+    problems += [f"{name} is unknown" for name in given.keys() - own.keys()]
+    problems += [
+        f"{name} is {_shape(given[name])}, not {_shape(own[name])}"
+        for name in wanted & given.keys()
+        if given[name].shape != own[name].shape
+    ]
+    if problems:
+        shown = "; ".join(sorted(problems)[:3])
+        raise ValueError(f"these weights do not fit the body ({len(problems)} problems: {shown})")
+    body.load_state_dict(own | given)
+
+
+def _shape(tensor: Tensor) -> str:
+    return "x".join(map(str, tensor.shape)) or "one number"

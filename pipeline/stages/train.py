@@ -7,22 +7,35 @@ from pipeline.datasets.leaks import refuse_leaks
 from pipeline.datasets.prepared import Prepared
 from pipeline.datasets.raw_cache import pixels_of
 from pipeline.fitting import LabelMaps, fit
+from pipeline.machine import chosen_device
 from pipeline.models.fcrn import Fcrn
+from pipeline.parallel import training_processes
 from pipeline.params import Params
-from pipeline.work import open_work
+from pipeline.stages.shared_work import open_shared_work
 
 
 def train(root: Path, params: Params, run_name: str) -> None:
-    """Write data/models/<run>.pt and .history.parquet."""
+    """Write data/models/<run>.pt and .history.parquet.
+
+    On all GPUs that are given (CUDA_VISIBLE_DEVICES says which), one process for each.
+    """
     run = params.semantic[run_name]
     prepared = root / "data" / "prepared" / run.dataset
     init = root / "data" / "models" / f"{run.init}.pt"
     models = root / "data" / "models"
 
     refuse_leaks(root, params, model=run_name)
-    with open_work(
-        root, stage="train", key=run_name, sections=["semantic"], inputs=[prepared, init]
-    ) as work:
+    with (
+        training_processes(chosen_device(), ["train", run_name]) as device,
+        open_shared_work(
+            root,
+            device,
+            stage="train",
+            key=run_name,
+            sections=["semantic"],
+            inputs=[prepared, init],
+        ) as work,
+    ):
         data = Prepared(root, run.dataset)
         pixels = pixels_of(root, run.dataset, data)
 
@@ -30,7 +43,7 @@ def train(root: Path, params: Params, run_name: str) -> None:
             return LabelMaps(pixels.label_map, dict)
 
         network = build_network(run.network, len(data.categories), seed=run.seed)
-        start_from(init, network)
+        start_from(init, network, data.categories)
         fit(
             work.folder,
             run,
@@ -40,6 +53,7 @@ def train(root: Path, params: Params, run_name: str) -> None:
             image_of=pixels.image,
             labels_of_round=true_masks,
             round_epochs=run.epochs,
+            device=device,
         )
         work.publish(
             {

@@ -1,7 +1,7 @@
 """Stage `weights`: what networks start from."""
 
 import hashlib
-import urllib.error
+import http.client
 from functools import partial
 from pathlib import Path
 
@@ -11,19 +11,20 @@ import torch.nn.functional as F
 from torch import nn
 from tqdm import tqdm
 
-from pipeline.checkpoints import save_weights
+from pipeline.checkpoints import read_body, save_weights
+from pipeline.datasets.places import dataset_root
 from pipeline.datasets.processes import map_in_order
 from pipeline.datasets.sample import draw_crop
-from pipeline.errors import BadInput, PlaceByHand
-from pipeline.models.resnet import CropClassifier, load_body_weights, resnet
-from pipeline.params import CropWeights, ImagenetWeights, Params
+from pipeline.errors import BadFile, PlaceByHand, need_file
+from pipeline.models.resnet import CropClassifier, resnet
+from pipeline.params import CropWeights, FileWeights, ImagenetWeights, Params
 from pipeline.training import set_learning_rate, sgd, use_threads
 from pipeline.transforms import normalise
 from pipeline.work import open_work
 
 
 def weights(root: Path, params: Params, name: str) -> None:
-    """Write data/models/<name>.pt: no weights, ImageNet's, or those of a body trained on crops."""
+    """Write data/models/<name>.pt: no weights, ImageNet's, a file's, or a body trained on crops."""
     settings = params.weights[name]
     with open_work(root, stage="weights", key=name, sections=["weights"], inputs=[]) as work:
         model = work.folder / "model.pt"
@@ -31,6 +32,8 @@ def weights(root: Path, params: Params, name: str) -> None:
             save_weights(model, train_on_crops(settings))
         elif isinstance(settings, ImagenetWeights):
             save_weights(model, imagenet_body(settings.depth, root / "data/raw/weights"))
+        elif isinstance(settings, FileWeights):
+            save_weights(model, file_body(settings, dataset_root(root, settings.place)))
         else:
             save_weights(model, None)
         work.publish({model: root / "data" / "models" / f"{name}.pt"})
@@ -56,21 +59,40 @@ def imagenet_body(depth: int, folder: Path) -> nn.Module:
         folder.mkdir(parents=True, exist_ok=True)
         try:
             torch.hub.download_url_to_file(url, str(path), hash_prefix=digest)
-        except (urllib.error.URLError, RuntimeError, ConnectionError, TimeoutError) as error:
+        except (OSError, http.client.HTTPException, RuntimeError) as error:
             raise PlaceByHand(
                 f"{url} cannot be downloaded ({error}). Fetch it by other means, put it at {path}, "
                 "and run again"
             ) from error
+    need_digest(path, digest, "damaged, or another file; delete it and run again")
+    return read_body(path, depth)
+
+
+def file_body(settings: FileWeights, folder: Path) -> nn.Module:
+    """A ResNet body with the weights in a file of the user's.
+
+    Raises:
+        PlaceByHand: the file is not there.
+        BadInput: it has another digest than `settings` says, or other weights.
+    """
+    path = folder / settings.file
+    if not path.exists():
+        raise PlaceByHand(
+            f"{path} is not there. Put the weights of a ResNet-{settings.depth} there (torch or "
+            "safetensors, in torchvision's or timm's names), and run again"
+        )
+    if settings.sha256 != "none":
+        need_digest(path, settings.sha256, "correct `sha256`, or put the right file there")
+    return read_body(path, settings.depth)
+
+
+def need_digest(path: Path, digest: str, remedy: str) -> None:
+    """BadFile unless the SHA-256 of a file starts with `digest`."""
+    need_file(path)
     with path.open("rb") as file:
-        if not hashlib.file_digest(file, "sha256").hexdigest().startswith(digest):
-            raise BadInput(f"{path}: damaged: its SHA-256 does not start with {digest}; delete it")
-    state = torch.load(path, map_location="cpu", weights_only=True)
-    body = resnet(depth=depth, stride=32)
-    try:
-        load_body_weights(body, state)
-    except ValueError as error:
-        raise BadInput(f"{path}: {error}; put torchvision's own file there") from error
-    return body
+        found = hashlib.file_digest(file, "sha256").hexdigest()
+    if not found.startswith(digest):
+        raise BadFile(path, f"its SHA-256 is {found}, and does not start with {digest}", remedy)
 
 
 def train_on_crops(settings: CropWeights) -> nn.Module:
