@@ -20,7 +20,7 @@ from torchvision.models import resnet50
 
 from pipeline.inference import for_inference, predict_label_map, predict_probabilities
 from pipeline.models.fcrn import Fcrn, fcrn
-from pipeline.params import Precision
+from pipeline.params import ONE_VIEW, Precision
 from pipeline.transforms import MEAN, STD
 
 CPU = torch.device("cpu")
@@ -96,7 +96,7 @@ def test_label_map(benchmark, name):
         benchmark.pedantic(run, rounds=3, warmup_rounds=1)
         return
     fast = for_inference(ours, precision=precision)
-    given = {"scales": (1.0,), "flip": False, "device": CPU, "precision": precision}
+    given = {"views": ONE_VIEW, "device": CPU, "precision": precision}
     expected = peer.probabilities(image)
     assert expected.std() > 0.01
     probabilities = predict_probabilities(fast, image, **given)

@@ -127,6 +127,10 @@ def _add_segment(parser: argparse.ArgumentParser) -> None:
     text = "sizes that are looked at, with commas between (default 1)"
     parser.add_argument("--scales", default="1", metavar="S,S", help=text)
     parser.add_argument("--flip", action="store_true", help="look at the mirror image too")
+    text = "look N x N times, moved by parts of a score cell (default 1)"
+    parser.add_argument(
+        "--shifts", type=int, default=1, choices=range(1, 9), metavar="N", help=text
+    )
     text = "side of the tiles of images larger than one (default: what memory allows)"
     parser.add_argument("--tile", type=int, metavar="PIXELS", help=text)
     text = "(default: the GPU, where there is one)"

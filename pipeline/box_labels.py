@@ -27,7 +27,7 @@ from pipeline.labels import (
 from pipeline.masks import decode_index_png, encode_index_png
 from pipeline.metrics.semantic import confusion_matrix, scores
 from pipeline.models.fcrn import Fcrn
-from pipeline.params import BoxSupLabels, BoxSupRun, GrabCut
+from pipeline.params import ONE_VIEW, BoxSupLabels, BoxSupRun, GrabCut
 from pipeline.proposals.form import Proposals
 from pipeline.tables import SCHEMAS, read_table, write_table
 
@@ -173,8 +173,7 @@ def _choose(
         probabilities = predict_probabilities(
             network,
             data.image(image_id),
-            scales=(1.0,),
-            flip=False,
+            views=ONE_VIEW,
             device=device,
             precision=run.precision,
         )

@@ -1,10 +1,11 @@
-"""From an image to its probabilities or its label map, over scales and flips.
+"""From an image to its probabilities or its label map, over scales, flips and shifts.
 
 B views, C categories, H x W pixels, h x w score cells.
 """
 
 import copy
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import numba
 import numpy as np
@@ -13,8 +14,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pipeline.models.fast import merge_batch_norms, sum_taps
-from pipeline.params import Precision
+from pipeline.params import Precision, Views
 from pipeline.transforms import normalise
+
+Size = tuple[int, int]  # pixels down and right
 
 
 # --- probabilities --------------------------------------------------------------------------------
@@ -23,19 +26,20 @@ def predict_probabilities(
     network: nn.Module,
     image: np.ndarray,
     *,
-    scales: Sequence[float],
-    flip: bool,
+    views: Views,
     device: torch.device,
     precision: Precision,
 ) -> Tensor:
     """The mean of the probabilities over all views of an image.
 
-    Implements: Wu2016 Sec. 3.1 (whole image, no resizing: scales (1.0,), no flip).
+    Implements: Wu2016 Sec. 3.1 (whole image, no resizing: one view).
 
     Args:
         network: in `eval()`, on `device`, with an attribute `stride`.
         image: (H, W, 3) uint8 RGB, of any size.
-        scales: the image is resized to each. flip: and mirrored left to right too.
+        views: `scales`: the image is resized to each; `flip`: and mirrored left to right too;
+            `shifts` n: and each of these moved down and right by every multiple of 1 / n of a
+            score cell, n x n in all.
         precision: "bf16" computes the network, and nothing else, under autocast.
 
     Returns:
@@ -49,52 +53,63 @@ def predict_probabilities(
     """
     size = image.shape[:2]
     total = torch.zeros((), device=device)
-    for views in _views(image, scales, flip, device):
-        mean = view_probabilities(network, views, precision=precision)
-        if flip:
-            mean = (mean[:1] + mean[1:].flip(3)) / 2
-        total = total + _resize(mean, size)
-    return (total / len(scales))[0]
+    for pixels in _scaled(image, views, device):
+        for moved in _moves(views.shifts, _stride(network)):
+            mean = view_probabilities(network, pixels, precision=precision, moved=moved)
+            if views.flip:
+                mean = (mean[:1] + mean[1:].flip(3)) / 2
+            total = total + _resize(mean, size)
+    return (total / (len(views.scales) * views.shifts**2))[0]
 
 
-def _views(
-    image: np.ndarray, scales: Sequence[float], flip: bool, device: torch.device
-) -> Iterator[Tensor]:
-    """The views of each scale, (1 or 2, 3, H, W) float32, normalised; the mirrored one last."""
+def _scaled(image: np.ndarray, views: Views, device: torch.device) -> Iterator[Tensor]:
+    """At each scale (1 or 2, 3, H, W) float32, normalised; the mirrored one last."""
     height, width = image.shape[:2]
     pixels = normalise(torch.from_numpy(np.array(image[None], order="C")).to(device))
-    for scale in scales:
-        views = _resize(pixels, (max(round(height * scale), 1), max(round(width * scale), 1)))
-        yield torch.cat([views, views.flip(3)]) if flip else views
+    for scale in views.scales:
+        scaled = _resize(pixels, (max(round(height * scale), 1), max(round(width * scale), 1)))
+        yield torch.cat([scaled, scaled.flip(3)]) if views.flip else scaled
+
+
+def _moves(shifts: int, stride: int) -> list[Size]:
+    """By how many pixels down and right a view is moved, once for each of `shifts` x `shifts`."""
+    moves = [stride * number // shifts for number in range(shifts)]
+    return [(down, right) for down in moves for right in moves]
 
 
 @torch.inference_mode()
-def view_probabilities(network: nn.Module, views: Tensor, *, precision: Precision) -> Tensor:
+def view_probabilities(
+    network: nn.Module, pixels: Tensor, *, precision: Precision, moved: Size = (0, 0)
+) -> Tensor:
     """Probabilities for each pixel of a batch of views of one size, in one forward pass.
 
     Args:
         network: see `predict_probabilities`.
-        views: (B, 3, H, W) float32, normalised, on the network's device.
+        pixels: (B, 3, H, W) float32, normalised, on the network's device.
+        moved: pixels down and right, so that score cells lie elsewhere.
 
     Returns:
         (B, C, H, W) float32.
 
     Reading: sizes are brought to a multiple of the stride by the mean colour below and to the
-    right. Probabilities, not logits, are enlarged, with half-pixel centres as in `labels_on_grid`.
+    right; where a view is moved, above and to the left too. Probabilities, not logits, are
+    enlarged, with half-pixel centres as in `labels_on_grid`.
     """
-    cells = _cell_probabilities(network, views, precision)
-    return _enlarge(cells, _stride(network), (views.shape[2], views.shape[3]))
+    cells = _cell_probabilities(network, pixels, precision, moved)
+    return _enlarge(cells, _stride(network), (pixels.shape[2], pixels.shape[3]), moved)
 
 
-def _cell_probabilities(network: nn.Module, views: Tensor, precision: Precision) -> Tensor:
+def _cell_probabilities(
+    network: nn.Module, pixels: Tensor, precision: Precision, moved: Size
+) -> Tensor:
     """Views (B, 3, H, W) to the probabilities of their score cells (B, C, h, w) float32."""
     if network.training:
         raise ValueError("the network is in training mode; call network.eval() first")
-    stride = _stride(network)
-    padding = (0, -views.shape[3] % stride, 0, -views.shape[2] % stride)
-    padded = F.pad(views, padding)  # 0 is the mean colour
+    stride, (down, right) = _stride(network), moved
+    below, after = -(pixels.shape[2] + down) % stride, -(pixels.shape[3] + right) % stride
+    padded = F.pad(pixels, (right, after, down, below))  # 0 is the mean colour
     padded = padded.contiguous(memory_format=torch.channels_last)
-    with torch.autocast(views.device.type, torch.bfloat16, enabled=precision == "bf16"):
+    with torch.autocast(pixels.device.type, torch.bfloat16, enabled=precision == "bf16"):
         logits = network(padded)
     return logits.float().softmax(dim=1)
 
@@ -103,14 +118,14 @@ def _stride(network: nn.Module) -> int:
     return int(network.stride)  # type: ignore[arg-type]
 
 
-def _enlarge(cells: Tensor, stride: int, size: tuple[int, int]) -> Tensor:
+def _enlarge(cells: Tensor, stride: int, size: Size, moved: Size) -> Tensor:
     """(B, C, h, w) to the pixels (B, C, H, W) of a view; what was padded is cut off."""
     whole = (cells.shape[2] * stride, cells.shape[3] * stride)
     enlarged = F.interpolate(cells, size=whole, mode="bilinear")
-    return enlarged[:, :, : size[0], : size[1]]
+    return enlarged[:, :, moved[0] : moved[0] + size[0], moved[1] : moved[1] + size[1]]
 
 
-def _resize(maps: Tensor, size: tuple[int, int]) -> Tensor:
+def _resize(maps: Tensor, size: Size) -> Tensor:
     """(B, C, H, W) to another size; what is made smaller is smoothed first."""
     if maps.shape[2:] == size:
         return maps
@@ -126,8 +141,7 @@ def predict_label_map(
     network: nn.Module,
     image: np.ndarray,
     *,
-    scales: Sequence[float],
-    flip: bool,
+    views: Views,
     device: torch.device,
     precision: Precision,
 ) -> np.ndarray:
@@ -142,59 +156,73 @@ def predict_label_map(
     """
     if device.type != "cpu":
         probabilities = predict_probabilities(
-            network, image, scales=scales, flip=flip, device=device, precision=precision
+            network, image, views=views, device=device, precision=precision
         )
         return probabilities.argmax(0).to(torch.uint8).cpu().numpy()
-    every_scale = [
-        (_cell_probabilities(network, views, precision), (views.shape[2], views.shape[3]))
-        for views in _views(image, scales, flip, device)
+    stride = _stride(network)
+    cells = [
+        Cells(
+            _cell_probabilities(network, pixels, precision, moved),
+            (pixels.shape[2], pixels.shape[3]),
+            moved,
+        )
+        for pixels in _scaled(image, views, device)
+        for moved in _moves(views.shifts, stride)
     ]
-    return label_map_of_cells(every_scale, stride=_stride(network), size=image.shape[:2])
+    return label_map_of_cells(cells, stride=stride, size=image.shape[:2])
+
+
+@dataclass(frozen=True)
+class Cells:
+    """Probabilities of the score cells of a view, and of the mirrored one if there is one."""
+
+    values: Tensor  # (1 or 2, C, h, w) float32, the mirrored one last
+    view: Size  # its pixels, H and W
+    moved: Size  # before it was given to the network
 
 
 @torch.inference_mode()
-def label_map_of_cells(
-    every_scale: Sequence[tuple[Tensor, tuple[int, int]]], *, stride: int, size: tuple[int, int]
-) -> np.ndarray:
+def label_map_of_cells(all_views: Sequence[Cells], *, stride: int, size: Size) -> np.ndarray:
     """The category that is best at every pixel of the image by the mean over all views, on a CPU.
 
     Bringing the probabilities of cells to the pixels of the image is linear, rows and columns
-    apart: a matrix for either side of every scale. Columns are done first, then each row of the
+    apart: a matrix for either side of every view. Columns are done first, then each row of the
     image is summed and compared, so that (C, H, W) numbers are never kept.
 
     Args:
-        every_scale: probabilities of cells (1 or 2, C, h, w) float32, those of the mirrored view
-            last, and the size of the view in pixels.
+        all_views: of the image; each counts the same.
         stride: pixels of a view per cell. size: H, W of the image.
 
     Returns:
         (H, W) uint8, the first of equals.
     """
     wide, rows = [], []
-    for cells, (view_height, view_width) in every_scale:
-        columns = _to_image(cells.shape[3], stride, view_width, size[1])  # (W, w)
-        by_row = cells.transpose(1, 2).contiguous()  # (1 or 2, h, C, w)
-        expanded = by_row[0] @ columns.T  # (h, C, W)
-        if len(cells) == 2:
-            expanded = (expanded + by_row[1] @ columns.flip(0).T) / 2
+    for cells in all_views:
+        across, down = (_to_image(cells, axis, stride, size) for axis in (1, 0))  # (W, w), (H, h)
+        by_row = cells.values.transpose(1, 2).contiguous()  # (1 or 2, h, C, w)
+        expanded = by_row[0] @ across.T  # (h, C, W)
+        if len(by_row) == 2:
+            expanded = (expanded + by_row[1] @ across.flip(0).T) / 2
         wide.append(expanded)
-        rows.append(_to_image(cells.shape[2], stride, view_height, size[0]))  # (H, h)
+        rows.append(down)
     index, weight = _taps(torch.cat(rows, dim=1))
     return _best_categories(torch.cat(wide).numpy(), index, weight)
 
 
-def _to_image(cells: int, stride: int, view: int, image: int) -> Tensor:
-    """Along one side, what each score cell of a view counts at each pixel of the image.
+def _to_image(cells: Cells, axis: int, stride: int, size: Size) -> Tensor:
+    """Along one axis, what each score cell of a view counts at each pixel of the image.
 
     Args:
-        cells: score cells. view, image: pixels along the same side.
+        axis: 0 downwards, 1 to the right. stride, size: as of `label_map_of_cells`.
 
     Returns:
-        (image, cells) float32; each row sums to 1.
+        (pixels of the image, cells) float32; each row sums to 1.
     """
-    unit = torch.eye(cells)[None]  # a channel for each cell, which alone is 1 there
-    pixels = F.interpolate(unit, size=cells * stride, mode="linear")[:, :, :view, None]
-    return _resize(pixels, (image, 1))[0, :, :, 0].T
+    number, begin = cells.values.shape[2 + axis], cells.moved[axis]
+    unit = torch.eye(number)[None]  # a channel for each cell, which alone is 1 there
+    pixels = F.interpolate(unit, size=number * stride, mode="linear")
+    pixels = pixels[:, :, begin : begin + cells.view[axis], None]
+    return _resize(pixels, (size[axis], 1))[0, :, :, 0].T
 
 
 def _taps(matrix: Tensor) -> tuple[np.ndarray, np.ndarray]:

@@ -521,8 +521,14 @@ class InstanceRun:
 # --- evaluations -------------------------------------------------------------------------------
 @dataclass(frozen=True)
 class Views:
+    """At what an image is looked at: `pipeline.inference.predict_probabilities`."""
+
     scales: tuple[float, ...]
     flip: bool
+    shifts: int  # n: at n x n places of the grid of score cells
+
+
+ONE_VIEW = Views(scales=(1.0,), flip=False, shifts=1)  # the image as it is
 
 
 @dataclass(frozen=True)
@@ -834,6 +840,7 @@ _RANGES: dict[str, tuple[float, float]] = {
     "round_epochs": (1, math.inf),
     "min_box_iou": (0, 1),
     "fallback_box_iou": (0, 1),
+    "shifts": (1, 8),  # of a stride of 8
 }
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import pandas as pd
 
 from pipeline.params import (
+    ONE_VIEW,
     AllPixels,
     Bootstrapping,
     BoxSupLabels,
@@ -264,8 +265,9 @@ def bootstrapping_text(bootstrapping: Bootstrapping) -> str:
 
 def views_text(views: Views) -> str:
     """The views whose probabilities are averaged."""
-    scales = ", ".join(f"{scale:g}" for scale in views.scales)
-    return f"{scales} + flipped" if views.flip else scales
+    text = ", ".join(f"{scale:g}" for scale in views.scales)
+    text += " + flipped" * views.flip
+    return text if views.shifts == 1 else f"{text}, at {views.shifts} x {views.shifts} shifts"
 
 
 def proposals_of(params: Params, run: SemanticRun | BoxSupRun) -> ProposalSet | None:
@@ -316,7 +318,7 @@ def settings(measured: Measured) -> dict[str, str]:
         "network": network_text(run.network),
         "supervision": amount_of_masks(run),
         "crf": "no" if entry.crf == "none" else "yes",
-        "views": "several" if entry.views.flip or entry.views.scales != (1.0,) else "one",
+        "views": "one" if entry.views == ONE_VIEW else "several",
         "depth": run.network.depth,
         "stride": run.network.stride,
         "kernel": run.network.kernel,

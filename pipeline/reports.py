@@ -78,7 +78,7 @@ def paper_sections(
 
 PAPER_HEAD = (
     "row", "metric", "paper", "ours", "difference", "evaluation", "dataset", "split", "images",
-    "scales", "flip", "CRF", "supervision", *NETWORK_HEAD, "parameters", "data", "notes",
+    "views", "CRF", "supervision", *NETWORK_HEAD, "parameters", "data", "notes",
 )  # fmt: skip
 
 
@@ -99,8 +99,7 @@ def _paper_table(
             entry.dataset,
             entry.split,
             _count(measured.value("num_images")),
-            ", ".join(f"{s:g}" for s in entry.views.scales),
-            "yes" if entry.views.flip else "no",
+            views_text(entry.views),
             entry.crf,
             supervision_text(measured),
             *network_cells(measured.run.network),

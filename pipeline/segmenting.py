@@ -17,7 +17,7 @@ import shutil
 import sys
 import time
 import warnings
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -33,6 +33,7 @@ from pipeline.errors import BadFile, BadInput, need_file, some
 from pipeline.figures import blend, colours_of
 from pipeline.inference import for_inference
 from pipeline.masks import FAST, decode_index_png
+from pipeline.params import Views
 from pipeline.places import write_text
 from pipeline.tiles import SMALLEST_TILE, Segmenter, largest_tile
 from pipeline.training import use_threads
@@ -61,8 +62,8 @@ def segment(given: argparse.Namespace) -> str:
     An image that cannot be segmented is told and left out; the others go on.
 
     Args:
-        given: model (a run, or the file of a checkpoint), images, out, overlay, scales, flip, tile,
-            device, again.
+        given: model (a run, or the file of a checkpoint), images, out, overlay, scales, flip,
+            shifts, tile, device, again.
 
     Returns:
         what was made, for the user.
@@ -167,7 +168,7 @@ def _images(folder: Path, out: Path) -> tuple[dict[str, Path], list[str]]:
 
 def _job(given: argparse.Namespace) -> Job:
     """Load the network, and take OUT. Raises BadInput."""
-    scales = _scales(given.scales)
+    views = Views(scales=_scales(given.scales), flip=given.flip, shifts=given.shifts)
     if given.tile is not None and given.tile < SMALLEST_TILE:
         raise BadInput(f"--tile {given.tile}: give {SMALLEST_TILE} pixels or more")
     device = _device(given.device)
@@ -180,19 +181,16 @@ def _job(given: argparse.Namespace) -> Job:
         for_inference(network, precision=precision),
         stride=network.stride,
         field_of_view=network.field_of_view,
-        scales=scales,
-        flip=given.flip,
+        views=views,
         device=device,
         precision=precision,
-        tile=given.tile
-        or largest_tile(device, num_categories=len(categories), scales=scales, flip=given.flip),
+        tile=given.tile or largest_tile(device, num_categories=len(categories), views=views),
     )
     colours = colours_of(categories)
     settings = {
         "model": file.name,
         "sha256": hashlib.sha256(file.read_bytes()).hexdigest(),
-        "scales": list(scales),
-        "flip": given.flip,
+        **asdict(views),
         "tile": given.tile,
         "categories": [
             {"number": number, "name": name, "colour": colours[number].tolist()}

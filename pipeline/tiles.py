@@ -9,7 +9,7 @@ C categories, H x W pixels of the image, h x w pixels of a tile.
 """
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,8 +17,8 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.errors import BadInput
-from pipeline.inference import predict_probabilities
-from pipeline.params import Precision
+from pipeline.inference import predict_label_map, predict_probabilities
+from pipeline.params import Precision, Views
 
 Span = tuple[int, int]  # half-open, pixels along one axis
 
@@ -39,7 +39,7 @@ class Segmenter:
     Attributes:
         network: in `eval()`, on `device`, as `for_inference` gives it.
         stride: pixels per score cell; field_of_view: pixels that its classifier sees.
-        scales, flip, precision: as of `predict_probabilities`.
+        views, precision: as of `predict_probabilities`.
         tile: an image of more than tile x tile pixels goes in tiles of that side. What runs out of
             memory is done again in tiles of half of it, and so is all that comes later.
         tiled: images that went in tiles so far.
@@ -48,8 +48,7 @@ class Segmenter:
     network: nn.Module
     stride: int
     field_of_view: int
-    scales: tuple[float, ...]
-    flip: bool
+    views: Views
     device: torch.device
     precision: Precision
     tile: int
@@ -88,12 +87,18 @@ class Segmenter:
             notes.append(f"out of memory on {self.device}: tiles of {self.tile} from here on")
 
     def _whole(self, image: np.ndarray) -> np.ndarray:
-        return self._probabilities(image).argmax(0).to(torch.uint8).cpu().numpy()
+        return predict_label_map(
+            self.network,
+            image,
+            views=self.views,
+            device=self.device,
+            precision=self.precision,
+        )
 
     def _in_tiles(self, image: np.ndarray) -> np.ndarray:
         align = ALIGNED_CELLS * self.stride
         tile = self.tile // align * align
-        wanted = max(self.field_of_view / min(self.scales), tile / 4)
+        wanted = max(self.field_of_view / min(self.views.scales), tile / 4)
         overlap = min(math.ceil(wanted / align), tile // 2 // align) * align
         return label_map_of_tiles(
             self._probabilities, image, tile=tile, overlap=overlap, align=align
@@ -103,21 +108,18 @@ class Segmenter:
         return predict_probabilities(
             self.network,
             image,
-            scales=self.scales,
-            flip=self.flip,
+            views=self.views,
             device=self.device,
             precision=self.precision,
         )
 
 
-def largest_tile(
-    device: torch.device, *, num_categories: int, scales: Sequence[float], flip: bool
-) -> int:
+def largest_tile(device: torch.device, *, num_categories: int, views: Views) -> int:
     """The side, in pixels, of what is tried in one pass."""
-    views = max(max(scales), 1) ** 2 * (1 + flip)
+    area = max(*views.scales, 1) ** 2 * (1 + views.flip)  # of what goes through at once
     if device.type == "cuda":
-        return math.isqrt(int(GPU_NUMBERS / (num_categories * views)))
-    return math.isqrt(int(CPU_ROOM / (VIEW_BYTES * views + CATEGORY_BYTES * num_categories)))
+        return math.isqrt(int(GPU_NUMBERS / (num_categories * area)))
+    return math.isqrt(int(CPU_ROOM / (VIEW_BYTES * area + CATEGORY_BYTES * num_categories)))
 
 
 def is_out_of_memory(error: Exception) -> bool:

@@ -52,7 +52,7 @@ evaluations:
     localization: none
     dataset: sample
     split: val
-    views: {scales: [1.0], flip: false}
+    views: {scales: [1.0], flip: false, shifts: 1}
     crf: none
     stands_for: []
 """

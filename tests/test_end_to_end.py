@@ -76,7 +76,7 @@ def test_other_views_rerun_prediction_evaluation_and_the_report(project):
     edit(
         project / "params.yaml",
         "    model: other\n",
-        "    model: other\n    views: {scales: [0.75, 1.0], flip: true}\n",
+        "    model: other\n    views: {scales: [0.75, 1.0], flip: true, shifts: 1}\n",
     )
     ran = stages_run(repro(project))
     assert ran == ["predict@other", "evaluate@other", "report"]

@@ -14,6 +14,7 @@ from pipeline.inference import (
 )
 from pipeline.models.fast import TapSum
 from pipeline.models.fcrn import Fcrn, fcrn
+from pipeline.params import Views
 from pipeline.transforms import MEAN, STD
 
 CPU = torch.device("cpu")
@@ -39,14 +40,17 @@ class Brightness(nn.Module):
         return torch.cat([torch.zeros_like(red), red], dim=1)
 
 
+def normalised_red(picture: np.ndarray) -> torch.Tensor:
+    return (torch.from_numpy(picture[..., 0].copy()).float() / 255 - MEAN[0]) / STD[0]
+
+
 def image(height: int, width: int) -> np.ndarray:
     return np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
 
 
-def predict(net, picture, scales=(1.0,), flip=False, precision="fp32"):
-    return predict_probabilities(
-        net, picture, scales=scales, flip=flip, device=CPU, precision=precision
-    )
+def predict(net, picture, scales=(1.0,), flip=False, shifts=1, precision="fp32"):
+    views = Views(scales, flip, shifts)
+    return predict_probabilities(net, picture, views=views, device=CPU, precision=precision)
 
 
 @pytest.mark.parametrize("size", [(64, 80), (61, 75), (5, 9)])
@@ -103,6 +107,21 @@ def test_views_are_averaged_arithmetically_on_the_images_grid():
     torch.testing.assert_close(predict(net, picture, (1.0,), True), (one + mirrored) / 2)
 
 
+def test_shifted_views_look_between_the_score_cells():
+    """Stride 4, two shifts: means of 4 x 4 pixels at every second pixel, each enlarged alone."""
+    picture = image(16, 24)
+    red = normalised_red(picture)
+    expected = torch.zeros(16, 24)
+    for down, right in [(0, 0), (0, 2), (2, 0), (2, 2)]:
+        padded = F.pad(red, (right, 4 - right if right else 0, down, 4 - down if down else 0))
+        cells = torch.sigmoid(F.avg_pool2d(padded[None, None], 4))
+        pixels = F.interpolate(cells, scale_factor=4.0, mode="bilinear")[0, 0]
+        expected += pixels[down : down + 16, right : right + 24] / 4
+    given = predict(Brightness().eval(), picture, shifts=2)
+    torch.testing.assert_close(given[1], expected)
+    assert (given[1] - predict(Brightness().eval(), picture)[1]).abs().max() > 0.05
+
+
 def test_views_of_one_scale_share_a_forward_pass():
     batches = []
     net = network()
@@ -155,8 +174,9 @@ def test_the_copy_for_inference_differs_by_rounding_only(depth, precision, toler
 
 
 # --- label maps -----------------------------------------------------------------------------------
-def label_map(net, picture, scales=(1.0,), flip=False) -> np.ndarray:
-    return predict_label_map(net, picture, scales=scales, flip=flip, device=CPU, precision="fp32")
+def label_map(net, picture, scales=(1.0,), flip=False, shifts=1) -> np.ndarray:
+    views = Views(scales, flip, shifts)
+    return predict_label_map(net, picture, views=views, device=CPU, precision="fp32")
 
 
 class Cells(nn.Module):
@@ -179,13 +199,21 @@ class Cells(nn.Module):
 @pytest.mark.parametrize("coherent", [True, False])
 @pytest.mark.parametrize("size", [(64, 80), (61, 75), (5, 9), (1, 1), (1, 30), (30, 1)])
 @pytest.mark.parametrize(
-    ("scales", "flip"),
-    [((1.0,), False), ((1.0,), True), ((0.75, 1.0, 1.25), True), ((0.3,), False), ((2.1,), True)],
+    "views",
+    [
+        ((1.0,), False),
+        ((1.0,), True),
+        ((0.75, 1.0, 1.25), True),
+        ((0.3,), False),
+        ((2.1,), True),
+        ((1.0,), False, 2),
+        ((0.75, 1.5), True, 3),
+    ],
 )
-def test_the_label_map_has_the_most_probable_categories(size, scales, flip, coherent):
+def test_the_label_map_has_the_most_probable_categories(size, views, coherent):
     net, picture = Cells(coherent).eval(), image(*size)
-    probabilities = predict(net, picture, scales, flip)
-    given = label_map(net, picture, scales, flip)
+    probabilities = predict(net, picture, *views)
+    given = label_map(net, picture, *views)
     assert given.dtype == np.uint8
     assert given.shape == size
     chosen = probabilities.gather(0, torch.from_numpy(given.astype(np.int64))[None])[0]
@@ -237,7 +265,11 @@ def test_a_gpu_gives_the_label_map_of_the_cpu():
     gpu, picture = torch.device("cuda"), image(61, 75)
     expected = label_map(network(), picture, (1.0, 1.5), True)
     given = predict_label_map(
-        network().to(gpu), picture, scales=(1.0, 1.5), flip=True, device=gpu, precision="fp32"
+        network().to(gpu),
+        picture,
+        views=Views((1.0, 1.5), flip=True, shifts=1),
+        device=gpu,
+        precision="fp32",
     )
     assert given.dtype == np.uint8
     assert (given == expected).mean() > 0.99

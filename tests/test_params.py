@@ -53,7 +53,7 @@ evaluations:
     localization: none
     dataset: sample
     split: val
-    views: {scales: [1.0], flip: false}
+    views: {scales: [1.0], flip: false, shifts: 1}
     crf: none
     stands_for: [wu2016/Table 7/1]
 """
@@ -129,6 +129,7 @@ def test_names_the_file_and_the_key_that_is_wrong(tmp_path, old, new, message):
         ("train: 4", "train: 0", "datasets.sample.train is 0"),
         ("scales: [1.0]", "scales: []", "evaluations.mask.views.scales is []"),
         ("scales: [1.0]", "scales: [0]", "evaluations.mask.views.scales is [0.0]"),
+        ("shifts: 1", "shifts: 0", "evaluations.mask.views.shifts is 0; expected at least 1"),
         ("[wu2016/Table 7/1]", "[Table 7]", "'Table 7' is not PAPER/TABLE/ROW"),
         ("crops, depth: 14", "crops, depth: 50", "weights.crops.depth is 50; choose one of: 14"),
     ],

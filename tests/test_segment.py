@@ -16,8 +16,9 @@ from pipeline.categories import CITYSCAPES, SAMPLE
 from pipeline.checkpoints import load_model
 from pipeline.errors import BadFile
 from pipeline.figures import blend, colours_of
-from pipeline.inference import for_inference, predict_probabilities
+from pipeline.inference import for_inference, predict_label_map, predict_probabilities
 from pipeline.models.fcrn import fcrn
+from pipeline.params import ONE_VIEW, Views
 from pipeline.segmenting import read_photograph
 from pipeline.training import save_checkpoint
 
@@ -73,10 +74,14 @@ def files(folder: Path) -> dict[str, int]:
 
 # --- what is made ---------------------------------------------------------------------------------
 @pytest.mark.parametrize(
-    ("options", "scales", "flip"),
-    [([], (1.0,), False), (["--scales", "0.5,1", "--flip"], (0.5, 1), True)],
+    ("options", "views"),
+    [
+        ([], ONE_VIEW),
+        (["--scales", "0.5,1", "--flip"], Views((0.5, 1), flip=True, shifts=1)),
+        (["--shifts", "2"], Views((1.0,), flip=False, shifts=2)),
+    ],
 )
-def test_label_maps_are_those_of_the_network_and_views(model, images, options, scales, flip):
+def test_label_maps_are_those_of_the_network_and_views(model, images, options, views):
     assert run(model, images, *options) == 0
     network, saved = load_model(model, CPU)
     out = images.parent / "out"
@@ -88,8 +93,7 @@ def test_label_maps_are_those_of_the_network_and_views(model, images, options, s
         expected = predict_probabilities(
             for_inference(network, precision="fp32"),
             pixels,
-            scales=scales,
-            flip=flip,
+            views=views,
             device=CPU,
             precision="fp32",
         )
@@ -163,14 +167,14 @@ def test_an_image_that_does_not_fit_is_told_and_the_others_go_on(
     model, images, capsys, monkeypatch
 ):
     """In place of a GPU's memory: none for views as large as a.png."""
-    predict = predict_probabilities
+    predict = predict_label_map
 
     def short_of_memory(network, image, **views):
         if image.shape[:2] == (40, 56):
             raise torch.OutOfMemoryError("CUDA out of memory")
         return predict(network, image, **views)
 
-    monkeypatch.setattr(tiles, "predict_probabilities", short_of_memory)
+    monkeypatch.setattr(tiles, "predict_label_map", short_of_memory)
     assert run(model, images) == 2
     error = capsys.readouterr().err
     assert error.count("out of memory on cpu, even for 47 x 47 pixels") == 2
@@ -180,7 +184,7 @@ def test_an_image_that_does_not_fit_is_told_and_the_others_go_on(
 
 # --- going on -------------------------------------------------------------------------------------
 def test_what_was_stopped_goes_on_and_what_is_there_is_kept(model, images, capsys, monkeypatch):
-    predict, seen = predict_probabilities, []
+    predict, seen = predict_label_map, []
 
     def stopped(network, image, **views):
         if len(seen) == 1:
@@ -189,7 +193,7 @@ def test_what_was_stopped_goes_on_and_what_is_there_is_kept(model, images, capsy
         return predict(network, image, **views)
 
     with monkeypatch.context() as patch:
-        patch.setattr(tiles, "predict_probabilities", stopped)
+        patch.setattr(tiles, "predict_label_map", stopped)
         assert run(model, images) == 130
     out = images.parent / "out"
     begun = files(out)

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from pipeline.errors import BadInput
+from pipeline.params import ONE_VIEW, Views
 from pipeline.tiles import (
     SMALLEST_TILE,
     Segmenter,
@@ -45,7 +46,7 @@ class Near(nn.Module):
 
 
 def segmenter(network: nn.Module, tile: int, **other) -> Segmenter:
-    settings = {"stride": 8, "field_of_view": 24, "scales": (1.0,), "flip": False} | other
+    settings = {"stride": 8, "field_of_view": 24, "views": ONE_VIEW} | other
     return Segmenter(network.eval(), device=CPU, precision="fp32", tile=tile, **settings)
 
 
@@ -109,7 +110,7 @@ def test_tiles_that_disagree_meet_in_the_middle_of_their_overlap():
     assert (upright == label_map.T).all()
 
 
-ALL_VIEWS = {"scales": (0.75, 1.0, 1.25), "flip": True}
+ALL_VIEWS = {"views": Views((0.75, 1.0, 1.25), flip=True, shifts=1)}
 
 
 @pytest.mark.parametrize(
@@ -223,7 +224,7 @@ def test_a_lack_of_memory_is_known_by_what_torch_and_numpy_say():
 def test_the_first_tile_gets_smaller_with_scales_flips_and_categories():
     def side(device: str, categories: int = 21, scale: float = 1.0, flip: bool = False) -> int:
         device = torch.device(device)
-        return largest_tile(device, num_categories=categories, scales=(0.5, scale), flip=flip)
+        return largest_tile(device, num_categories=categories, views=Views((0.5, scale), flip, 1))
 
     assert side("cpu", 0) == int((3 * 2**30 / 400) ** 0.5)
     assert side("cpu", 0, 2.0) == side("cpu", 0) // 2 == side("cpu", 0, 0.7) // 2

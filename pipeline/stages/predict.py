@@ -1,28 +1,33 @@
 """Stage `predict`: the label map of every image of an evaluation's split."""
 
 import os
+import sys
 from pathlib import Path
 
-import torch
 from tqdm import tqdm
 
 from pipeline.checkpoints import load_model
 from pipeline.datasets.leaks import refuse_leak
 from pipeline.datasets.prepared import Prepared
 from pipeline.errors import BadInput
-from pipeline.inference import for_inference, predict_probabilities
+from pipeline.inference import for_inference
+from pipeline.machine import chosen_device
 from pipeline.masks import encode_index_png
 from pipeline.params import Params
+from pipeline.tiles import Segmenter, largest_tile
 from pipeline.training import use_threads
 from pipeline.work import open_work
 
 
 def predict(root: Path, params: Params, evaluation: str) -> None:
-    """Write data/predictions/<evaluation>/semantic/<image_id>.png, at the images' own size."""
+    """Write data/predictions/<evaluation>/semantic/<image_id>.png, at the images' own size.
+
+    An image that does not fit in memory goes in tiles, and a line on stderr says so.
+    """
     settings = params.evaluations[evaluation]
     prepared = root / "data" / "prepared" / settings.dataset
     model = root / "data" / "models" / f"{settings.model}.pt"
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = chosen_device()
 
     with open_work(
         root, stage="predict", key=evaluation, sections=["evaluations"], inputs=[prepared, model]
@@ -38,25 +43,30 @@ def predict(root: Path, params: Params, evaluation: str) -> None:
             )
         use_threads(saved["run"]["threads"])
         precision = saved["run"]["precision"]
-        fast = for_inference(network, precision=precision)
+        segmenter = Segmenter(
+            for_inference(network, precision=precision),
+            stride=network.stride,
+            field_of_view=network.field_of_view,
+            views=settings.views,
+            device=device,
+            precision=precision,
+            tile=largest_tile(device, num_categories=len(data.categories), views=settings.views),
+        )
         folder = work.folder / "predictions" / "semantic"
         folder.mkdir(parents=True, exist_ok=True)
         for image_id in tqdm(data.ids(settings.split), desc=evaluation, unit="image", disable=None):
             place = folder / f"{image_id}.png"
             if place.exists():  # from a run that was killed
                 continue
-            probabilities = predict_probabilities(
-                fast,
-                data.image(image_id),
-                scales=settings.views.scales,
-                flip=settings.views.flip,
-                device=device,
-                precision=precision,
-            )
-            label_map = probabilities.argmax(0).to(torch.uint8).cpu().numpy()
+            notes: list[str] = []
+            label_map = segmenter.label_map(data.image(image_id), notes)
+            for note in notes:
+                tqdm.write(f"{image_id}: {note}", file=sys.stderr)
             partial = folder / f".{image_id}.partial"
             partial.write_bytes(encode_index_png(label_map))
             os.replace(partial, place)
+        if segmenter.tiled:
+            print(f"{segmenter.tiled} images went in tiles of {segmenter.tile}", file=sys.stderr)
         for left in folder.glob(".*.partial"):
             left.unlink()
         work.publish({folder.parent: root / "data" / "predictions" / evaluation})
