@@ -9,11 +9,14 @@ from collections.abc import Callable
 import pytest
 import torch
 import torch.nn.functional as F
+from peers import PlainFcrn, plain_step
 from torch import Tensor, nn
 
+from pipeline.gradients import compute_gradient
 from pipeline.inference import for_inference, view_probabilities
 from pipeline.losses import bootstrapped_cross_entropy
 from pipeline.models.fcrn import Fcrn, fcrn
+from pipeline.models.frozen import with_frozen_pairs
 from pipeline.params import AllPixels, Precision
 from pipeline.training import sgd, train_steps
 from pipeline.transforms import MEAN, STD
@@ -98,6 +101,44 @@ def test_training_step(benchmark, name):
     tolerance = 0.05 if "bf16" in name else 1e-3
     assert [step() for _ in range(5)] == pytest.approx([peer() for _ in range(5)], rel=tolerance)
     benchmark.pedantic(step, rounds=30, warmup_rounds=3)
+
+
+# --- one training step: FCRN-50/8, batch 2 of 320x320 --------------------------------------------
+def our_large_step(frozen: bool) -> Callable[[Tensor, Tensor], Tensor]:
+    """The gradient and the step, as `train_steps` takes them."""
+    network = large_network().train().to(memory_format=torch.channels_last)
+    form = with_frozen_pairs(network).train() if frozen else network
+    optimizer = sgd(
+        network, lr=1e-3, momentum=0.9, nesterov=False, weight_decay=0.0, bias_lr_factor=1.0
+    )
+    every = AllPixels("off")
+
+    def step(images: Tensor, truth: Tensor) -> Tensor:
+        optimizer.zero_grad()
+        value = compute_gradient(
+            form, images, truth, batch=2, at_once=2, seed=0, precision=PRECISION,
+            loss=lambda logits, labels: bootstrapped_cross_entropy(logits, labels, every),
+        )  # fmt: skip
+        optimizer.step()
+        return value
+
+    return step
+
+
+@pytest.mark.parametrize("name", ["peer fp32 default layout", f"ours {PRECISION}"])
+@pytest.mark.parametrize("norm", ["train", "frozen"])
+@pytest.mark.benchmark(group="training step, FCRN-50/8, batch 2 of 320x320, by batch_norm")
+def test_large_training_step(benchmark, norm, name):
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randint(0, 256, (2, 320, 320, 3), generator=generator, dtype=torch.uint8)
+    truth = torch.randint(0, 21, (2, 40, 40), generator=generator, dtype=torch.uint8)
+    peer = plain_step(PlainFcrn(large_network()), lr=1e-3, frozen=norm == "frozen")
+    step = peer
+    if name.startswith("ours"):
+        step = our_large_step(norm == "frozen")
+        losses, expected = ([s(images, truth).item() for _ in range(2)] for s in (step, peer))
+        assert losses == pytest.approx(expected, rel=0.02 if PRECISION == "bf16" else 1e-3)
+    benchmark.pedantic(lambda: step(images, truth), rounds=3, warmup_rounds=1)
 
 
 # --- one forward pass: FCRN-50/8, 320x320 --------------------------------------------------------

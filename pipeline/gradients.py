@@ -9,9 +9,11 @@ computed from them, and each part takes its own of that gradient back through th
 scores are small: in memory and on the wire they weigh about what one image does.
 """
 
+import gc
 import sys
 from collections.abc import Callable
 from itertools import accumulate
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -29,7 +31,13 @@ def learner(network: nn.Module, device: torch.device) -> nn.Module:
 
     A compiler for CPUs takes minutes for a deep network, and gains little over its libraries.
     """
-    return torch.compile(network, dynamic=False) if device.type == "cuda" else network  # type: ignore[return-value]
+    if device.type != "cuda":
+        return network
+    options: dict[str, Any] = {
+        "deterministic": True,  # else sums are divided as a trial of speeds says: other bits
+        "fallback_random": True,  # dropout draws as it does uncompiled, in both passes the same
+    }
+    return torch.compile(network, dynamic=False, options=options)  # type: ignore[return-value]
 
 
 def compute_gradient(
@@ -130,12 +138,31 @@ def _fits(attempt: Callable[[int], object], at_once: int) -> bool:
     try:
         attempt(at_once)
         fits = True
-    except torch.OutOfMemoryError:
+    except RuntimeError as error:
+        if not _lacks_memory(error, at_once):
+            raise
         fits = False
-    # outside the handler: its exception holds on to what was computed
+    # outside the handler: its exception holds on to what was computed, some of it in circles
     if torch.cuda.is_available():
+        if not fits:
+            torch.compiler.reset()  # few sizes may be compiled, and this one is not wanted again
+            gc.collect()
         torch.cuda.empty_cache()
     return fits
+
+
+def _lacks_memory(error: RuntimeError, at_once: int) -> bool:
+    """Whether an error says so, in any of the ways that torch has.
+
+    The compiler and CUDA itself have errors of their own for it. cuDNN says only that no algorithm
+    works: with one image that is taken at its word.
+    """
+    text = str(error)
+    return (
+        isinstance(error, torch.OutOfMemoryError)
+        or any(sign in text for sign in ("out of memory", "OutOfMemoryError", "ALLOC_FAILED"))
+        or (at_once > 1 and "unable to find an engine" in text)
+    )
 
 
 def try_step(

@@ -14,9 +14,6 @@ from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from ruamel.yaml import YAML
-from ruamel.yaml.error import YAMLError
-
 from pipeline.errors import BadInput
 
 SECTIONS = (
@@ -560,6 +557,9 @@ NAME = re.compile(r"[a-z0-9_]+")
 
 def read_yaml(path: Path) -> dict[str, Any]:
     """The mapping in a YAML 1.2 file, as plain Python. Raises BadInput with the line at fault."""
+    from ruamel.yaml import YAML  # here: networks and losses need params, and nothing of YAML
+    from ruamel.yaml.error import YAMLError
+
     try:
         content = YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from pipeline.errors import BadInput
-from pipeline.gradients import compute_gradient, images_that_fit, try_step
+from pipeline.gradients import compute_gradient, images_that_fit, learner, try_step
 from pipeline.losses import bootstrapped_cross_entropy
 from pipeline.models.fcrn import fcrn
 from pipeline.models.frozen import with_frozen_pairs
@@ -120,6 +120,44 @@ def test_running_statistics_move_once_for_each_part():
         assert torch.equal(ours, theirs), name
 
 
+@pytest.mark.parametrize("norm", ["frozen", "train"])
+def test_fast_and_plain_training_have_one_loss_curve(norm):
+    plain, ours = network(frozen=norm == "frozen"), network(frozen=False)
+    form = with_frozen_pairs(ours).train() if norm == "frozen" else ours
+    form.to(memory_format=torch.channels_last)
+    slow, fast = (torch.optim.SGD(n.parameters(), lr=1e-3, momentum=0.9) for n in (plain, ours))
+    loss = partial(bootstrapped_cross_entropy, bootstrapping=RULES[0])
+    pixels, truth = batch()
+    curves = []
+    for _ in range(20):
+        expected = loss(plain(normalise(pixels).contiguous()), truth)
+        plain.zero_grad()
+        expected.backward()
+        slow.step()
+        ours.zero_grad()
+        value = compute_gradient(
+            form, pixels, truth, batch=5, at_once=5, loss=loss, precision="bf16", seed=0
+        )
+        fast.step()
+        curves.append((value.item(), expected.item()))
+    assert curves[-1][1] < 0.5 * curves[0][1]
+    assert any(value != expected for value, expected in curves)
+    assert all(value == pytest.approx(expected, rel=0.02) for value, expected in curves)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")  # torch 2.11's own compiler
+def test_the_compiled_form_has_the_same_gradients_in_parts_and_with_dropout():
+    made = network(frozen=True, dropout=(0.5, 0.5))
+    compiled = learner(with_frozen_pairs(made).train(), GPU)  # on a CPU here: the same compiler
+    for at_once in (5, 2):
+        value, ours = gradient(compiled, at_once, RULES[2])
+        ours = {name.removeprefix("_orig_mod."): grad.clone() for name, grad in ours.items()}
+        expected, theirs = gradient(with_frozen_pairs(made).train(), at_once, RULES[2])
+        assert value.item() == pytest.approx(expected.item(), rel=1e-4)
+        assert_alike(ours, theirs)
+
+
 # --- memory -------------------------------------------------------------------------------------
 def test_as_many_images_at_once_as_fit():
     def attempt(most, tried, at_once):
@@ -135,12 +173,39 @@ def test_as_many_images_at_once_as_fit():
         images_that_fit(partial(attempt, 0, []), 5, GPU)
 
 
-def test_other_errors_are_not_taken_for_a_lack_of_memory():
+@pytest.mark.parametrize(
+    "text",
+    [
+        "CUDA error: out of memory",
+        "backend='inductor' raised:\nOutOfMemoryError: CUDA out of memory",
+        "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
+        "GET was unable to find an engine to execute this computation",
+    ],
+)
+def test_a_lack_of_memory_is_known_by_all_its_names(text):
     def attempt(at_once):
-        raise RuntimeError("wrong shape")
+        if at_once > 2:
+            raise RuntimeError(text)
 
-    with pytest.raises(RuntimeError, match="wrong shape"):
-        images_that_fit(attempt, 4, GPU)
+    assert images_that_fit(attempt, 8, GPU) == 2
+
+
+def test_other_errors_are_not_taken_for_a_lack_of_memory():
+    def attempt(text, at_once):
+        raise RuntimeError(text)
+
+    for text in ("wrong shape", "unable to find an engine"):
+        with pytest.raises(RuntimeError, match=text):
+            images_that_fit(partial(attempt, text), 4, GPU)
+
+
+def test_a_compiler_names_the_lack_of_memory_that_it_met():
+    def backend(graph, inputs):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+    compiled = torch.compile(lambda x: x + 1, backend=backend)
+    with pytest.raises(BadInput, match="not even one image fits"):
+        images_that_fit(lambda at_once: compiled(torch.ones(at_once)), 2, GPU)
 
 
 def test_a_cpu_is_not_tried():
