@@ -2,9 +2,14 @@
 
 Training goes in rounds, and asks for labels at the start of each: a run supervised by masks has one
 round, a BoxSup run many. All that a later step depends on is in one checkpoint, so a run that was
-killed goes on and ends with the same bits (same machine, threads and precision).
+killed goes on and ends with the same bits (same machine, processes, threads and precision).
+
+A checkpoint is written at the end of each epoch, when SIGTERM comes (as from a queue that wants the
+machine back), and every five minutes: the environment variable PIPELINE_CHECKPOINT_MINUTES gives
+another number of minutes, which no result depends on.
 """
 
+import math
 import os
 import signal
 import sys
@@ -23,12 +28,13 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
-from pipeline.errors import BadInput
+from pipeline.errors import BadFile, BadInput
 from pipeline.gradients import images_that_fit, learner, try_step
 from pipeline.losses import bootstrapped_cross_entropy
+from pipeline.memory import memory_as_input, need_memory
 from pipeline.models.fcrn import Fcrn
 from pipeline.models.frozen import with_frozen_pairs
-from pipeline.parallel import first_process_first, largest, own_share, processes, rank
+from pipeline.parallel import first_process_first, largest, neighbours, own_share, rank
 from pipeline.params import SemanticRun
 from pipeline.tables import read_table, write_table
 from pipeline.training import (
@@ -43,7 +49,7 @@ from pipeline.training import (
     use_threads,
 )
 
-CHECKPOINT_SECONDS = 300.0  # a checkpoint after this long, and at the end of each epoch
+CHECKPOINT_MINUTES = "5"
 STOPPED = 128 + signal.SIGTERM  # exit code of a training that was told to stop and kept its work
 
 
@@ -85,7 +91,8 @@ def fit(
         device: of this process.
 
     Raises:
-        BadInput: a damaged checkpoint, or a loss that is not finite (with the images of its batch).
+        BadInput: a damaged checkpoint, more than fits in memory, or a loss that is not finite (with
+            the images of its batch).
         SystemExit: SIGTERM came; the work done is kept.
     """
     if rank() == 0:
@@ -96,19 +103,11 @@ def fit(
     network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     per_epoch = max(len(ids) // run.batch, 1)
     steps = run.epochs * per_epoch
-    kept = _Kept(folder, run, network, _optimizer(network, run), categories)
+    kept = _Kept(folder, run, network, _optimizer(network, run), categories, _checkpoint_seconds())
     step = kept.resume(device)
     trained, at_once = _trained_form(network, run, device)
 
-    with _sigterm() as stop, tqdm(total=steps, initial=step, unit="step", disable=_hidden()) as bar:
-
-        def on_step(done: int) -> bool:
-            bar.update(done - bar.n)
-            stops = largest(int(stop.is_set()), device) > 0  # whoever was told, all stop here
-            if stops or done % per_epoch == 0 or kept.is_old():
-                kept.save(done)
-            return stops
-
+    with tqdm(total=steps, initial=step, unit="step", disable=_hidden()) as bar:
         while step < steps:
             first_epoch = step // per_epoch // round_epochs * round_epochs
             last_step = min((first_epoch + round_epochs) * per_epoch, steps)
@@ -124,50 +123,89 @@ def fit(
                 batch=run.batch,
                 seed=run.seed,
             )
-            trained.train()
-            step = train_steps(
-                trained,
-                kept.optimizer,
-                batches(
-                    training_set,
-                    first_step=step,
-                    last_step=last_step,
-                    workers=_workers(device),
-                    device=device,
-                ),
+            step = _train_round(
+                trained.train(),
+                kept,
+                training_set,
                 first_step=step,
-                steps_per_epoch=per_epoch,
-                rate=partial(
-                    learning_rate,
-                    steps=steps,
-                    steps_per_epoch=per_epoch,
-                    lr=run.lr,
-                    schedule=run.schedule,
-                ),
-                loss=partial(bootstrapped_cross_entropy, bootstrapping=run.bootstrapping),
-                image_ids=training_set.image_ids,
-                batch=run.batch,
+                last_step=last_step,
+                steps=steps,
                 at_once=at_once,
-                seed=run.seed,
                 device=device,
-                precision=run.precision,
-                history=kept.history,
-                on_step=on_step,
+                bar=bar,
             )
             if step < last_step:
                 sys.exit(STOPPED)
     kept.finish(step)
 
 
+def _train_round(
+    trained: nn.Module,
+    kept: "_Kept",
+    training_set: TrainingSet,
+    *,
+    first_step: int,
+    last_step: int,
+    steps: int,
+    at_once: int,
+    device: torch.device,
+    bar: tqdm,
+) -> int:
+    """Take some of all `steps`, fewer if SIGTERM comes. Returns the number of steps done."""
+    run, per_epoch = kept.run, training_set.steps_per_epoch
+
+    with _sigterm() as stop, memory_as_input(run):
+
+        def on_step(done: int) -> bool:
+            bar.update(done - bar.n)
+            stops = largest(int(stop.is_set()), device) > 0  # whoever was told, all stop here
+            if stops or done % per_epoch == 0 or kept.is_old():
+                kept.save(done)
+            return stops
+
+        return train_steps(
+            trained,
+            kept.optimizer,
+            batches(
+                training_set,
+                first_step=first_step,
+                last_step=last_step,
+                workers=_workers(device),
+                device=device,
+            ),
+            first_step=first_step,
+            steps_per_epoch=per_epoch,
+            rate=partial(
+                learning_rate,
+                steps=steps,
+                steps_per_epoch=per_epoch,
+                lr=run.lr,
+                schedule=run.schedule,
+            ),
+            loss=partial(bootstrapped_cross_entropy, bootstrapping=run.bootstrapping),
+            image_ids=training_set.image_ids,
+            batch=run.batch,
+            at_once=at_once,
+            seed=run.seed,
+            device=device,
+            precision=run.precision,
+            history=kept.history,
+            on_step=on_step,
+        )
+
+
 def _trained_form(network: Fcrn, run: SemanticRun, device: torch.device) -> tuple[nn.Module, int]:
     """The network in the form that learns, of the same parameters; images that go through at once.
 
     Raises:
-        BadInput: not even one image fits in the GPU's memory.
+        BadInput: not even one image fits in the GPU's memory, or the batch not in the machine's.
     """
     frozen = run.batch_norm == "frozen"
-    trained = learner(with_frozen_pairs(network) if frozen else network, device)
+    form = with_frozen_pairs(network) if frozen else network
     share = own_share(run.batch)
+    if device.type == "cpu":
+        need_memory(form, run, len(share))
+    trained = learner(form, device)
     attempt = partial(
         try_step, trained.train(), crop=run.augmentation.crop, precision=run.precision
     )
@@ -216,6 +254,7 @@ class _Kept:
     network: Fcrn
     optimizer: torch.optim.Optimizer
     categories: tuple[str, ...]
+    seconds: float  # from one checkpoint to the next
     history: list[dict[str, Any]] = field(default_factory=list)
     saved_at: float = field(default_factory=time.monotonic)
 
@@ -224,15 +263,20 @@ class _Kept:
         checkpoint = self.folder / "checkpoint.pt"
         if not checkpoint.exists():
             return 0
-        saved = load_checkpoint(checkpoint, device)
+        try:
+            saved = load_checkpoint(checkpoint, device)
+            rows = read_table(self.folder / "history.parquet", "history")
+        except BadInput as error:
+            problem = error.problem if isinstance(error, BadFile) else str(error)
+            remedy = "delete this file and run again: the training then begins anew"
+            raise BadFile(checkpoint, problem, remedy) from error
         if saved["run"] != asdict(self.run):
             raise BadInput(
                 f"{checkpoint}: of a training with other parameters, edited while it began; "
                 f"delete {self.folder} and run again"
             )
         step = resume(saved, self.network, self.optimizer)
-        rows = read_table(self.folder / "history.parquet", "history").query("step < @step")
-        self.history += rows.to_dict("records")
+        self.history += rows.query("step < @step").to_dict("records")
         return step
 
     def log(self, step: int, epoch: int, values: dict[str, float]) -> None:
@@ -240,7 +284,7 @@ class _Kept:
         self.history += [{**row, "name": name, "value": value} for name, value in values.items()]
 
     def is_old(self) -> bool:
-        return time.monotonic() - self.saved_at > CHECKPOINT_SECONDS
+        return time.monotonic() - self.saved_at >= self.seconds
 
     def save(self, step: int) -> None:
         if rank() > 0:
@@ -277,10 +321,22 @@ def _optimizer(network: Fcrn, run: SemanticRun) -> torch.optim.SGD:
     )
 
 
+def _checkpoint_seconds() -> float:
+    said = os.environ.get("PIPELINE_CHECKPOINT_MINUTES") or CHECKPOINT_MINUTES
+    try:
+        minutes = float(said)
+    except ValueError:
+        minutes = math.nan
+    if not 0 <= minutes < math.inf:
+        raise BadInput(
+            f"PIPELINE_CHECKPOINT_MINUTES is {said!r}; give a number of minutes, as 5 or 0.5"
+        )
+    return 60 * minutes
+
+
 def _workers(device: torch.device) -> int:
     """Processes that prepare batches: none beside a CPU that trains, which needs all its cores."""
-    neighbours = int(os.environ.get("LOCAL_WORLD_SIZE", processes()))  # trainings of this machine
-    cores = len(os.sched_getaffinity(0)) // neighbours
+    cores = len(os.sched_getaffinity(0)) // neighbours()
     return 0 if device.type == "cpu" else min(max(cores, 1), 8)
 
 

@@ -3,12 +3,18 @@
 The first process is the one that was asked to train. It starts the others with the same command
 and the variables of `torchrun` (RANK, WORLD_SIZE, LOCAL_RANK, ...), or `torchrun` starts them all,
 on one machine or many. Where there is one process, each function here does the obvious at no cost.
+
+A batch is that of all processes, whose number is no part of what is trained: the loss is that of
+the whole batch, and so is what bootstrapping of scope "device_batch" keeps. Only rounding differs,
+and what a BatchNorm that is not frozen takes its statistics from.
 """
 
 import os
+import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
@@ -21,8 +27,10 @@ from torch import Tensor
 from pipeline.errors import BadInput
 
 T = TypeVar("T")
+MEETING = timedelta(minutes=10)  # until all have to be there
 PATIENCE = timedelta(days=7)  # the others wait while the first makes labels; deaths are noticed
 GRACE = 20.0  # seconds that processes have to end by themselves when one has failed
+MOMENT = 2.0  # seconds after which a process is believed to have a fault of its own
 LONGEST = 4096  # bytes of a text that is told
 
 
@@ -34,6 +42,11 @@ def rank() -> int:
 def processes() -> int:
     """How many there are."""
     return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def neighbours() -> int:
+    """How many of them are on this machine."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", processes()))
 
 
 def own_share(batch: int) -> range:
@@ -111,7 +124,7 @@ def training_processes(device: torch.device, command: Sequence[str]) -> Iterator
     """Start what else is needed to train by `python -m pipeline <command>`, and join them.
 
     One process for each GPU that this one sees, or as many as PIPELINE_PROCESSES says. If one of
-    them fails, all end.
+    them fails, all end, and what is wrong is said once.
 
     Args:
         device: "cuda" or "cpu".
@@ -121,10 +134,16 @@ def training_processes(device: torch.device, command: Sequence[str]) -> Iterator
 
     Raises:
         BadInput: PIPELINE_PROCESSES is no number, or more than there are GPUs.
+        SystemExit: another process failed.
     """
     if "RANK" in os.environ:
         with _joined(device, _met()) as own:
-            yield own
+            try:
+                yield own
+            except (BadInput, RuntimeError):
+                if rank() > 0:  # the first one most often has the same to say, or has ended:
+                    time.sleep(MOMENT)  # then it ends this one too
+                raise
         return
     count = _wanted(device)
     if count == 1:
@@ -136,35 +155,43 @@ def training_processes(device: torch.device, command: Sequence[str]) -> Iterator
             yield own
         except SystemExit:
             raise  # all were told to stop
-        except BaseException as error:
-            _end(others, 0.0 if isinstance(error, BadInput) else 2.0)
-            code = max(process.returncode for process in others)
-            if isinstance(error, RuntimeError) and code > 0:  # lost connections: theirs is the news
-                sys.exit(code)
+        except RuntimeError as error:
+            code = _failure(others, 5 * MOMENT)
+            _end(others, 0.0)
+            if code:  # connections were lost: theirs is the news
+                raise SystemExit(_told(code)) from error
+            raise
+        except BaseException:
+            _end(others, 0.0)
             raise
 
 
 def _wanted(device: torch.device) -> int:
     there = torch.cuda.device_count() if device.type == "cuda" else 1
     said = os.environ.get("PIPELINE_PROCESSES", str(there))
-    if not said.isdecimal() or int(said) < 1:
+    if not (said.isascii() and said.isdecimal()) or int(said) < 1:
         raise BadInput(f"PIPELINE_PROCESSES is {said!r}; give a whole number of at least 1")
     if device.type == "cuda" and int(said) > there:
         raise BadInput(f"PIPELINE_PROCESSES is {said}, but there are {there} GPUs; give at most so")
     return int(said)
 
 
-Meeting = tuple[dist.Store | None, int, int]  # where, who, how many; None, -1, -1: as torchrun says
+Meeting = tuple[dist.Store, int, int]  # where, who, how many
 
 
 def _met() -> Meeting:
     """How a process that was started finds the others."""
-    if "PIPELINE_MEET_AT" not in os.environ:
-        return None, -1, -1
-    count = int(os.environ["WORLD_SIZE"])
-    store = dist.TCPStore("127.0.0.1", int(os.environ["PIPELINE_MEET_AT"]), count, is_master=False)
-    threading.Thread(target=_end_with_the_first, daemon=True).start()
-    return store, int(os.environ["RANK"]), count
+    ours = "PIPELINE_MEET_AT" in os.environ
+    if ours:  # Ctrl-C goes to the whole group; the first process answers it
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if ours or "TORCHELASTIC_RUN_ID" in os.environ:
+        parent = int(os.environ.get("PIPELINE_FIRST", os.getppid()))  # it may have ended by now
+        threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+    if not ours:
+        return next(dist.rendezvous("env://", timeout=MEETING))
+    number, count = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    port = int(os.environ["PIPELINE_MEET_AT"])
+    return dist.TCPStore("127.0.0.1", port, count, is_master=False), number, count
 
 
 @contextmanager
@@ -190,8 +217,10 @@ def _joined(device: torch.device, meeting: Meeting) -> Iterator[torch.device]:
         dist.destroy_process_group()
 
 
-def _end_with_the_first() -> None:
-    sys.stdin.buffer.read()  # the other end is closed when the first process ends, however it does
+def _end_with(parent: int) -> None:
+    """End this process when the one that started it has ended, however it did."""
+    while os.getppid() == parent:
+        time.sleep(0.25)
     os._exit(1)
 
 
@@ -200,13 +229,14 @@ def _others(command: Sequence[str], count: int, port: int) -> Iterator[list[subp
     """Processes 1 to count - 1 of this machine, which meet at a port of it. At the end they end."""
     variables = {
         "PIPELINE_MEET_AT": str(port),
+        "PIPELINE_FIRST": str(os.getpid()),
         "WORLD_SIZE": str(count),
         "LOCAL_WORLD_SIZE": str(count),
     }
     started = [
         subprocess.Popen(
             [sys.executable, "-m", "pipeline", *command],
-            stdin=subprocess.PIPE,
+            stdin=subprocess.DEVNULL,
             env=os.environ | variables | {"RANK": str(number), "LOCAL_RANK": str(number)},
         )
         for number in range(1, count)
@@ -223,12 +253,39 @@ def _others(command: Sequence[str], count: int, port: int) -> Iterator[list[subp
 def _watch(started: list[subprocess.Popen], ended: threading.Event) -> None:
     """End this process if another has failed: it may wait for that one's numbers for ever."""
     while not ended.wait(0.5):
-        failed = [process for process in started if process.poll() not in (None, 0)]
-        if failed and not ended.wait(GRACE):  # most often the first one notices by itself
-            code = failed[0].returncode
-            print(f"error: a process of the training ended with code {code}", file=sys.stderr)
+        code = _failure(started, 0.0)
+        if code and not ended.wait(GRACE):  # most often the first one notices by itself
             _end(started, 0.0)
-            os._exit(code if code > 0 else 1)
+            os._exit(_told(code))
+
+
+def _failure(started: list[subprocess.Popen], seconds: float) -> int:
+    """The code with which one of them has failed, or does within this time; 0: none has."""
+    until = time.monotonic() + seconds
+    while True:
+        codes = [process.poll() for process in started]
+        failed = next((code for code in codes if code), 0)
+        if failed or time.monotonic() >= until:
+            return failed
+        time.sleep(0.1)
+
+
+def _told(code: int) -> int:
+    """Say that a process was killed; one that ended by itself has said why. Returns an exit code.
+
+    Args:
+        code: as `subprocess` gives it, negative for a signal.
+    """
+    if code > 0:
+        return code
+    name = signal.Signals(-code).name
+    print(
+        f"error: a process of the training was ended by {name}"
+        f"{' (by the system, if memory ran out)' if name == 'SIGKILL' else ''}; "
+        "run it again: it goes on from its last checkpoint",
+        file=sys.stderr,
+    )
+    return 128 - code
 
 
 def _end(started: list[subprocess.Popen], seconds: float) -> None:

@@ -396,7 +396,7 @@ class TopK:
 
     kind: Literal["topk"]
     keep: int
-    scope: Literal["crop", "device_batch"]
+    scope: Literal["crop", "device_batch"]  # among whose cells; the batch of all processes
 
 
 @dataclass(frozen=True)
@@ -406,7 +406,7 @@ class ThreshMinKept:
     kind: Literal["thresh_minkept"]
     threshold: float
     keep: int
-    scope: Literal["crop", "device_batch"]
+    scope: Literal["crop", "device_batch"]  # among whose cells; the batch of all processes
 
 
 Bootstrapping = AllPixels | TopK | ThreshMinKept

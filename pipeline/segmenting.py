@@ -32,6 +32,7 @@ from pipeline.datasets.tree import Problems
 from pipeline.errors import BadFile, BadInput, need_file, some
 from pipeline.figures import blend, colours_of
 from pipeline.inference import for_inference
+from pipeline.machine import chosen_device
 from pipeline.masks import FAST, decode_index_png
 from pipeline.params import Views
 from pipeline.places import write_text
@@ -219,8 +220,7 @@ def _device(name: str) -> torch.device:
     """The GPU where there is one, or the device that was named. Raises BadInput."""
     if name == "cuda" and not torch.cuda.is_available():
         raise BadInput("--device cuda: no GPU that torch can use is here; leave --device out")
-    found = "cuda" if torch.cuda.is_available() else "cpu"
-    return torch.device(found if name == "auto" else name)
+    return chosen_device() if name == "auto" else torch.device(name)
 
 
 def _model_file(model: str) -> Path:

@@ -9,8 +9,7 @@ number, so a training that goes on at any step gives the same bits as one that w
 import math
 import os
 import signal
-import sys
-import zipfile
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,14 +21,17 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from pipeline.errors import BadInput
+from pipeline.errors import BadFile, BadInput
 from pipeline.gradients import Loss, compute_gradient
-from pipeline.parallel import own_share, rank
+from pipeline.parallel import largest, own_share
 from pipeline.params import Augmentation, LinearSchedule, Precision, Schedule, StepSchedule
 from pipeline.transforms import labels_on_grid, random_view
+from pipeline.weight_files import read_torch_file
 
 FORMAT = 1  # of a checkpoint
 KEYS = ("network", "optimizer", "step", "torch_rng", "run", "categories", "format")
+LOOK_SECONDS = 5.0  # reading a loss makes a GPU wait, so it is done about this often
+LOOK_STEPS = 50  # and at least after so many steps
 
 
 class TrainingSet(Dataset):
@@ -235,7 +237,7 @@ def train_steps(
         seed: of what the network draws in each step.
         history: gets rows {step, epoch, name, value} with names "loss" and "lr".
         on_step: called with the number of steps done, whenever all losses so far are known to be
-            finite (each step on a CPU, now and then on a GPU), and at the end; True stops.
+            finite (each step on a CPU, every few seconds on a GPU), and at the end; True stops.
 
     Returns:
         The number of steps done since step 0.
@@ -243,49 +245,73 @@ def train_steps(
     Raises:
         BadInput: a loss is not finite; names the step and its images.
     """
-    check_every = 50 if device.type == "cuda" else 1  # reading a loss makes the GPU wait
     unread: list[Tensor] = []
-    step = first_step
+    step, look_at, looked = first_step, first_step + 1, time.monotonic()
 
-    def read() -> None:
-        losses = torch.stack(unread).tolist() if unread else []
-        for at, value in enumerate(losses, start=step - len(unread)):
-            if not math.isfinite(value):
-                if rank() > 0:
-                    sys.exit(2)  # the first process has the same number, and says it
-                raise BadInput(
-                    f"step {at}: the loss is {value} on images {', '.join(image_ids(at))}; "
-                    "lower lr, or look at these images"
-                )
-            row = {"step": at, "epoch": at // steps_per_epoch}
-            history.append({**row, "name": "loss", "value": value})
-            history.append({**row, "name": "lr", "value": rate(at)})
+    def stops() -> bool:
+        losses = torch.stack(unread).tolist()
+        history.extend(_rows(losses, step - len(losses), steps_per_epoch, rate, image_ids))
         unread.clear()
+        return on_step(step)
 
     for images, truth in batches:
         set_learning_rate(optimizer, rate(step))
         optimizer.zero_grad(set_to_none=True)
-        value = compute_gradient(
-            network,
-            images.to(device, non_blocking=True),
-            truth.to(device, non_blocking=True),
-            batch=batch,
-            at_once=at_once,
-            loss=loss,
-            precision=precision,
-            seed=int(np.random.SeedSequence([seed, 2, step]).generate_state(1)[0]),
-        )
+        # what a step draws is its seed's: torch's own generator stays as it is
+        with torch.random.fork_rng([device] if device.type == "cuda" else []):
+            value = compute_gradient(
+                network,
+                images.to(device, non_blocking=True),
+                truth.to(device, non_blocking=True),
+                batch=batch,
+                at_once=at_once,
+                loss=loss,
+                precision=precision,
+                seed=int(np.random.SeedSequence([seed, 2, step]).generate_state(1)[0]),
+            )
         optimizer.step()
         unread.append(value)
         step += 1
-        if step % check_every == 0 or step % steps_per_epoch == 0:
-            read()
-            if on_step(step):
+        if step == look_at or step % steps_per_epoch == 0:
+            taken = len(unread)
+            if stops():
                 return step
+            look_at = step + steps_unseen(taken, time.monotonic() - looked, device)
+            looked = time.monotonic()
     if unread:
-        read()
-        on_step(step)
+        stops()
     return step
+
+
+def _rows(
+    losses: list[float],
+    first_step: int,
+    steps_per_epoch: int,
+    rate: Callable[[int], float],
+    image_ids: Callable[[int], Sequence[str]],
+) -> Iterator[dict[str, Any]]:
+    """What the history is told about some steps, up to a loss that is not finite: BadInput."""
+    for step, loss in enumerate(losses, start=first_step):
+        if not math.isfinite(loss):
+            raise BadInput(
+                f"step {step}: the loss is {loss} on images {', '.join(image_ids(step))}; "
+                "lower lr, or look at these images"
+            )
+        row = {"step": step, "epoch": step // steps_per_epoch}
+        yield {**row, "name": "loss", "value": loss}
+        yield {**row, "name": "lr", "value": rate(step)}
+
+
+def steps_unseen(steps: int, seconds: float, device: torch.device) -> int:
+    """How many steps to take before losses are read again, if `steps` took so many seconds.
+
+    A training that is told to stop does so when they are read. All processes get the same number:
+    that of the slowest.
+    """
+    if device.type == "cpu":
+        return 1
+    fitting = int(steps * LOOK_SECONDS / max(seconds, 1e-3))
+    return -largest(-min(max(fitting, 1), LOOK_STEPS), device)
 
 
 def save_checkpoint(
@@ -315,34 +341,35 @@ def save_checkpoint(
     }
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.partial")
-    with open(partial, "wb") as file:  # an open file: given a path, torch writes its name inside
-        torch.save(state, file)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(partial, path)
+    try:
+        with open(partial, "wb") as file:  # given a path, torch would write its name inside
+            torch.save(state, file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    except (OSError, RuntimeError) as error:  # the disk is full, most often: it should not stay so
+        partial.unlink(missing_ok=True)
+        reason = error.__context__ if isinstance(error, RuntimeError) else error  # torch hides it
+        if not isinstance(reason, OSError):
+            raise
+        raise OSError(reason.errno, reason.strerror, str(path)) from error
 
 
 def load_checkpoint(path: Path, device: torch.device) -> dict[str, Any]:
     """What `save_checkpoint` wrote, tensors on `device`.
 
     Raises:
-        BadInput: no such file, not a checkpoint of this project, or a damaged one.
+        BadFile: no such file, not a checkpoint of this project, or a damaged one.
     """
     try:
-        with zipfile.ZipFile(path) as archive:  # torch itself looks at no checksum
-            damaged = archive.testzip()
-        if damaged is not None:
-            raise zipfile.BadZipFile(f"{damaged} does not match its checksum")
-        state = torch.load(path, map_location=device, weights_only=True)
-    except FileNotFoundError:
-        raise BadInput(f"{path}: not there; train the model first") from None
-    except Exception as error:  # each kind of damage has an exception of its own
-        reason = str(error).partition("\n")[0]
-        raise BadInput(f"{path}: not a readable checkpoint ({reason}); make it anew") from error
-    if not isinstance(state, dict) or sorted(map(str, state)) != sorted(KEYS):
-        raise BadInput(f"{path}: not a checkpoint of this project; expected {', '.join(KEYS)}")
-    if state["format"] != FORMAT:
-        raise BadInput(f"{path}: checkpoint format {state['format']}, not {FORMAT}; train it anew")
+        state = read_torch_file(path, device)
+        if not isinstance(state, dict) or sorted(map(str, state)) != sorted(KEYS):
+            raise BadFile(path, f"not a checkpoint of this project, with {', '.join(KEYS)}", "")
+        if state["format"] != FORMAT:
+            raise BadFile(path, f"checkpoint format {state['format']}, not {FORMAT}", "")
+    except BadFile as error:
+        remedy = "make it anew, or name a checkpoint of this project"
+        raise BadFile(path, error.problem, remedy) from error
     return state
 
 

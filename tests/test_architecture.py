@@ -12,10 +12,11 @@ DISK = {"datasets", "tables", "reports", "figures", "protocol", "exports"}
 BETWEEN = {
     "training", "inference", "fitting", "checkpoints", "box_labels",
     "shards", "proposing", "forests", "edge_training", "ranker_training",
-    "tiles", "parallel", "gradients",
+    "tiles", "parallel", "gradients", "weight_files", "memory",
 }  # fmt: skip
 TOP = {
-    "stages", "scoring", "proposal_commands", "proposal_arguments", "segmenting", "__main__",
+    "stages", "shared_work", "scoring", "proposal_commands", "proposal_arguments", "segmenting",
+    "__main__",
 }  # fmt: skip
 TOOLS = {  # behind the command line: folders of work, and files about runs
     "work", "code_digest", "catalogue", "costs", "yaml_edit", "study", "study_report", "pruning",

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -153,20 +154,24 @@ def project(tmp_path_factory):
     return folder
 
 
-def pipeline(folder: Path, *command: str, **extra: str) -> subprocess.Popen[str]:
+def pipeline(
+    folder: Path, *command: str, start: Sequence[str] = (), **extra: str
+) -> subprocess.Popen[str]:
+    """`python -m pipeline <command>`, or by what `start` says, in a process group of its own."""
     return subprocess.Popen(
-        [sys.executable, "-m", "pipeline", *command],
+        [sys.executable, "-m", *(start or ["pipeline"]), *command],
         cwd=folder,
         env=environment(PYTHONPATH=str(folder), PIPELINE_DEVICE="cpu", **extra),
         text=True,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
+        start_new_session=True,
     )
 
 
 def ended(process: subprocess.Popen[str], code: int) -> str:
     """The output of a process that must end so."""
-    output, _ = process.communicate(timeout=120)
+    output, _ = process.communicate(timeout=300)
     assert process.returncode == code, output
     return output
 
@@ -176,68 +181,108 @@ def losses(folder: Path) -> np.ndarray:
     return history.loc[history["name"] == "loss", "value"].to_numpy()
 
 
-def begin(folder: Path, lr: str) -> tuple[subprocess.Popen[str], psutil.Process]:
-    """A training by two processes that has kept its first checkpoint, and the second process."""
-    text = FROZEN.replace("lr: 0.02", f"lr: {lr}").replace("epochs: 8", "epochs: 64")
+def begin_anew(folder: Path) -> None:
+    for work in (folder / "work" / "train").glob("mask-*"):
+        shutil.rmtree(work)
+
+
+def begin(
+    folder: Path, lr: str, start: Sequence[str] = ()
+) -> tuple[subprocess.Popen[str], list[psutil.Process]]:
+    """A training by two processes that has kept its first checkpoint, and what it started."""
+    text = FROZEN.replace("lr: 0.02", f"lr: {lr}").replace("epochs: 8", "epochs: 16")
     (folder / "params.yaml").write_text(text)
-    before = set(folder.glob("work/train/*/checkpoint.pt"))
-    began = pipeline(folder, "train", "mask", PIPELINE_PROCESSES="2")
-    until = time.monotonic() + 60
-    while set(folder.glob("work/train/*/checkpoint.pt")) == before:
+    begin_anew(folder)
+    often = {"PIPELINE_PROCESSES": "2", "PIPELINE_CHECKPOINT_MINUTES": "0"}
+    began = pipeline(folder, "train", "mask", start=start, **often)
+    until = time.monotonic() + 240
+    while not list(folder.glob("work/train/*/checkpoint.pt")):
         assert time.monotonic() < until and began.poll() is None, began.communicate()[0]
         time.sleep(0.02)
-    (second,) = psutil.Process(began.pid).children()
-    return began, second
+    started = [p for p in psutil.Process(began.pid).children() if "train" in p.cmdline()]
+    return began, started
+
+
+def assert_ended(processes: list[psutil.Process]) -> None:
+    assert psutil.wait_procs(processes, timeout=60)[1] == []
+
+
+def model(folder: Path) -> bytes:
+    return (folder / "data" / "models" / "mask.pt").read_bytes()
+
+
+def two(folder: Path, **extra: str) -> bytes:
+    """The model that two processes train, from what lies there or from the start."""
+    ended(pipeline(folder, "train", "mask", PIPELINE_PROCESSES="2", **extra), 0)
+    return model(folder)
 
 
 @pytest.mark.slow
-def test_train_starts_the_processes_itself_and_stops_and_goes_on(project):
-    began, second = begin(project, "0.01")
-    os.kill(began.pid, signal.SIGTERM)
+@pytest.mark.parametrize("whom", ["first", "second"])
+def test_who_is_told_to_stop_stops_all_and_all_go_on(project, whom):
+    began, (second,) = begin(project, "0.01")
+    os.kill(began.pid if whom == "first" else second.pid, signal.SIGTERM)
     assert "Traceback" not in ended(began, STOPPED)
-    assert not second.is_running()
-    ended(pipeline(project, "train", "mask", PIPELINE_PROCESSES="2"), 0)
-    together = losses(project)
-    (project / "params.yaml").write_text((project / "params.yaml").read_text() + "# anew\n")
-    for folder in (project / "work" / "train").glob("mask-*"):
-        shutil.rmtree(folder)
+    assert_ended([second])
+    went_on, together = two(project), losses(project)
+    begin_anew(project)
+    assert two(project) == went_on
+    begin_anew(project)
     ended(pipeline(project, "train", "mask"), 0)
     np.testing.assert_allclose(together[:8], losses(project)[:8], rtol=1e-3)
     assert len(together) == len(losses(project))
 
 
-@pytest.mark.slow
-def test_torchrun_starts_them_as_well(project):
-    (project / "params.yaml").write_text(FROZEN.replace("lr: 0.02", "lr: 0.013"))
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
-    done = subprocess.run(
-        [*command, "--master-port", "0", "-m", "pipeline", "train", "mask"],
-        cwd=project,
-        env=environment(PYTHONPATH=str(project), PIPELINE_DEVICE="cpu"),
-        text=True,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        timeout=120,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout
-    assert len(losses(project)) == 32
+TORCHRUN = ("torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "pipeline")
 
 
 @pytest.mark.slow
-def test_all_end_when_one_is_killed(project):
-    began, second = begin(project, "0.011")
-    second.kill()
-    output, _ = began.communicate(timeout=60)
-    assert began.returncode != 0 and "a process of the training ended" in output, output
-    began, second = begin(project, "0.012")
+def test_torchrun_starts_them_as_well_and_they_end_with_it(project):
+    began, both = begin(project, "0.013", TORCHRUN)
+    assert len(both) == 2
     began.kill()
-    began.communicate(timeout=60)
-    assert psutil.wait_procs([second], timeout=30)[1] == []
+    assert_ended(both)
+    began.communicate()
+    ended(pipeline(project, "train", "mask", start=TORCHRUN), 0)
+    by_torchrun = model(project)
+    begin_anew(project)
+    assert two(project) == by_torchrun
 
 
 @pytest.mark.slow
-def test_a_loss_that_is_not_finite_is_said_once(project):
+def test_all_end_when_one_is_killed_and_go_on(project):
+    began, (second,) = begin(project, "0.011")
+    second.kill()
+    output = ended(began, 128 + signal.SIGKILL)
+    assert "was ended by SIGKILL" in output and "Traceback" not in output, output
+    began, started = begin(project, "0.011")
+    began.kill()
+    assert_ended(started)
+    assert "Traceback" not in began.communicate()[0]
+    went_on = two(project)
+    begin_anew(project)
+    assert two(project) == went_on
+
+
+@pytest.mark.slow
+def test_ctrl_c_ends_all_and_is_said_once(project):
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in a background
+    try:
+        began, started = begin(project, "0.012")
+    finally:
+        signal.signal(signal.SIGINT, before)
+    os.killpg(began.pid, signal.SIGINT)
+    output = ended(began, 130)
+    assert output.count("interrupted; run it again") == 1 and "Traceback" not in output, output
+    assert_ended(started)
+
+
+@pytest.mark.slow
+def test_what_is_wrong_for_all_is_said_once(project):
     (project / "params.yaml").write_text(FROZEN.replace("lr: 0.02", "lr: 1.0e+30"))
     output = ended(pipeline(project, "train", "mask", PIPELINE_PROCESSES="2"), 2)
     assert output.count("the loss is") == 1 and "Traceback" not in output, output
+    (project / "params.yaml").write_text(FROZEN)
+    output = ended(pipeline(project, "train", "mask", PIPELINE_PROCESSES="3"), 2)
+    assert output.count("a batch of 2 cannot be shared by 3 processes") == 1, output
+    assert "Traceback" not in output, output

@@ -47,7 +47,7 @@ class Rounds:
         return LabelMaps(label_map_of, lambda: {"label_mean_area": float(epoch)})
 
 
-def train(folder, run, rounds):
+def train(folder, run, rounds, image_of=image_of):
     folder.mkdir(exist_ok=True)
     fit(
         folder,
@@ -79,12 +79,23 @@ def test_goes_on_after_a_failure_between_rounds(tmp_path, run):
 
 def test_goes_on_after_being_told_to_stop_within_a_round(tmp_path, run):
     expected = train(tmp_path / "unbroken", run, Rounds())
+
+    def image_that_stops(image_id):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return image_of(image_id)
+
     with pytest.raises(SystemExit) as stopped:
-        train(tmp_path / "broken", run, Rounds(lambda epoch: os.kill(os.getpid(), signal.SIGTERM)))
+        train(tmp_path / "broken", run, Rounds(), image_that_stops)
     assert stopped.value.code == STOPPED
     again = Rounds()
     assert train(tmp_path / "broken", run, again) == expected
     assert again.asked == [0, 2]
+
+
+def test_between_rounds_there_is_nothing_to_keep_and_the_signal_is_the_systems(tmp_path, run):
+    found = []
+    train(tmp_path / "run", run, Rounds(lambda e: found.append(signal.getsignal(signal.SIGTERM))))
+    assert found == [signal.getsignal(signal.SIGTERM)] * 2
 
 
 def test_each_round_is_logged_once(tmp_path, run):

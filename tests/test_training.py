@@ -30,6 +30,7 @@ from pipeline.training import (
     save_checkpoint,
     set_learning_rate,
     sgd,
+    steps_unseen,
     train_steps,
 )
 from pipeline.transforms import normalise
@@ -322,6 +323,41 @@ def test_a_loss_that_is_not_finite_names_the_images_of_its_batch():
     assert all(image_id in str(caught.value) for image_id in samples.image_ids(2))
     assert len(history) == 4
     assert multiprocessing.active_children() == []
+
+
+def test_steps_leave_torchs_generator_as_it_is():
+    network, optimizer = new_network()
+    before = torch.get_rng_state()
+    train(network, optimizer, loader(training_set(), 0, 2), 0, [])
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize(
+    ("steps", "seconds", "unseen"),
+    [
+        (1, 90.0, 1),
+        (1, 4.0, 1),
+        (1, 2.0, 2),
+        (10, 5.0, 10),
+        (50, 5.5, 45),
+        (50, 1.0, 50),
+        (1, 0, 50),
+    ],
+)
+def test_a_gpu_is_looked_at_about_every_five_seconds(steps, seconds, unseen):
+    assert steps_unseen(steps, seconds, torch.device("cuda")) == unseen
+    assert steps_unseen(steps, seconds, CPU) == 1  # there it costs nothing
+
+
+def test_steps_that_are_not_looked_at_are_in_the_history_all_the_same(monkeypatch):
+    monkeypatch.setattr("pipeline.training.steps_unseen", lambda steps, seconds, device: 3)
+    network, optimizer = new_network()
+    history: list[dict] = []
+    told: list[int] = []
+    data = loader(training_set(), 0, 9)
+    train(network, optimizer, data, 0, history, told.append, steps_per_epoch=100)
+    assert told == [1, 4, 7, 9]
+    assert [row["step"] for row in history if row["name"] == "loss"] == list(range(9))
 
 
 def test_other_losses_and_data_train_as_well():

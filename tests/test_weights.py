@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 import torchvision
+from file_server import Answer, serving
 from scratch import PARAMS
 
 from pipeline.checkpoints import (
@@ -57,7 +58,31 @@ def test_a_file_put_by_hand_is_taken(published):
 def test_what_cannot_be_downloaded_is_told_with_its_place(published, tmp_path):
     folder = tmp_path / "elsewhere"
     with pytest.raises(PlaceByHand, match=str(folder / published[0].name)):
-        imagenet_body(50, folder)
+        imagenet_body(50, folder, pauses=())
+
+
+def test_a_download_goes_on_where_it_broke_off(published, tmp_path):
+    path, state = published
+    folder = tmp_path / "elsewhere"
+    with serving() as server:
+        server.files = {path.name: path.read_bytes()}
+        server.answers = {path.name: [Answer(cut=1_000_000)]}
+        torchvision.models.ResNet50_Weights.IMAGENET1K_V1.url = server.url(path.name)
+        body = imagenet_body(50, folder, pauses=())
+        assert server.ranges_of(path.name) == [None, "bytes=1000000-"]
+    assert torch.equal(body.state_dict()["conv1.weight"], state["conv1.weight"])
+    assert [file.name for file in folder.glob("*.pth*")] == [path.name]
+
+
+def test_another_file_at_the_address_is_not_kept(published, tmp_path):
+    path, _ = published
+    folder = tmp_path / "elsewhere"
+    with serving() as server:
+        server.files = {path.name: b"PK" + bytes(1000)}
+        torchvision.models.ResNet50_Weights.IMAGENET1K_V1.url = server.url(path.name)
+        with pytest.raises(BadInput, match=f"but the published {path.name} has"):
+            imagenet_body(50, folder, pauses=())
+    assert not list(folder.glob("*.pth*"))
 
 
 def test_a_damaged_file_is_refused(published):
@@ -65,8 +90,10 @@ def test_a_damaged_file_is_refused(published):
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
     path.write_bytes(content)
-    with pytest.raises(BadInput, match="damaged"):
+    with pytest.raises(BadInput, match="damaged") as caught:
         imagenet_body(50, path.parent)
+    expected, found = path.stem.rsplit("-", 1)[1], hashlib.sha256(content).hexdigest()
+    assert f"its SHA-256 is {found}, and does not start with {expected};" in str(caught.value)
 
 
 def test_a_body_goes_into_any_network_of_its_depth(tmp_path):
@@ -268,7 +295,9 @@ def test_a_file_of_the_users_gives_a_body(state, tmp_path):
 
 def test_a_file_of_another_digest_is_refused(state, tmp_path):
     torch.save(state, tmp_path / "w.pth")
-    with pytest.raises(BadInput, match="does not start with 00000000; correct `sha256`"):
+    found = hashlib.sha256((tmp_path / "w.pth").read_bytes()).hexdigest()
+    said = f"w.pth: its SHA-256 is {found}, and does not start with 00000000; correct `sha256`"
+    with pytest.raises(BadInput, match=said):
         file_body(file_weights(tmp_path / "w.pth", "00000000"), tmp_path)
 
 

@@ -39,7 +39,7 @@ class Archive:
     name: str
     urls: tuple[str, ...]  # the same file in several places, best first; (): needs a login
     size: int  # bytes, exact or about: used to see whether the disk has room
-    digest: str | None  # "md5:...", "sha1:..." or "sha256:..."; None: none is published
+    digest: str | None  # "md5:...", "sha1:..." or "sha256:...", or its start; None: not published
     parts: tuple[Part, ...] = ()  # (): the file itself is kept
     unpacked: int = 0  # bytes of all members, about; 0: as `size`, as for JPEG files
     source: str = ""  # where people get it who get it by hand

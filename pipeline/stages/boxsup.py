@@ -19,7 +19,7 @@ from pipeline.masks import decode_index_png
 from pipeline.models.fcrn import Fcrn
 from pipeline.parallel import rank, training_processes
 from pipeline.params import BoxSupLabels, BoxSupRun, Params
-from pipeline.stages.shared_work import open_shared_work
+from pipeline.shared_work import open_shared_work
 from pipeline.tables import read_table, write_table
 
 COLLAPSE = 0.5  # labels that shrink to this part of the first round's area are warned of

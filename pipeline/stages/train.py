@@ -11,7 +11,7 @@ from pipeline.machine import chosen_device
 from pipeline.models.fcrn import Fcrn
 from pipeline.parallel import training_processes
 from pipeline.params import Params
-from pipeline.stages.shared_work import open_shared_work
+from pipeline.shared_work import open_shared_work
 
 
 def train(root: Path, params: Params, run_name: str) -> None:

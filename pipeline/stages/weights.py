@@ -1,7 +1,7 @@
 """Stage `weights`: what networks start from."""
 
 import hashlib
-import http.client
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
@@ -12,6 +12,8 @@ from torch import nn
 from tqdm import tqdm
 
 from pipeline.checkpoints import read_body, save_weights
+from pipeline.datasets.archives import Archive
+from pipeline.datasets.download import PAUSES, obtain_all
 from pipeline.datasets.places import dataset_root
 from pipeline.datasets.processes import map_in_order
 from pipeline.datasets.sample import draw_crop
@@ -39,8 +41,11 @@ def weights(root: Path, params: Params, name: str) -> None:
         work.publish({model: root / "data" / "models" / f"{name}.pt"})
 
 
-def imagenet_body(depth: int, folder: Path) -> nn.Module:
+def imagenet_body(depth: int, folder: Path, pauses: Sequence[float] = PAUSES) -> nn.Module:
     """A ResNet body with torchvision's ImageNet weights, downloaded or as put into `folder`.
+
+    Args:
+        pauses: seconds to wait each time that the address gave nothing.
 
     Raises:
         PlaceByHand: the file is not there and cannot be fetched.
@@ -55,15 +60,9 @@ def imagenet_body(depth: int, folder: Path) -> nn.Module:
     }[depth].url
     path = folder / url.rsplit("/", 1)[1]
     digest = path.stem.rsplit("-", 1)[1]  # torchvision's names end in the start of their SHA-256
-    if not path.exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        try:
-            torch.hub.download_url_to_file(url, str(path), hash_prefix=digest)
-        except (OSError, http.client.HTTPException, RuntimeError) as error:
-            raise PlaceByHand(
-                f"{url} cannot be downloaded ({error}). Fetch it by other means, put it at {path}, "
-                "and run again"
-            ) from error
+    size = {50: 102_500_000, 101: 178_800_000, 152: 241_600_000}[depth]  # bytes, about
+    file = Archive(path.name, (url,), size, f"sha256:{digest}")
+    obtain_all([file], folder, pauses=pauses)
     need_digest(path, digest, "damaged, or another file; delete it and run again")
     return read_body(path, depth)
 
