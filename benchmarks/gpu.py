@@ -70,6 +70,9 @@ def measure(session: Session, jobs: list[tuple[str, Job, int]], out: Path, secon
         print(f"{taken:.0f} s", file=sys.stderr, flush=True)
         for row in session.rows[count:]:
             row["seconds"] = taken
+            if session.sizes == SMALL:  # tried, not measured
+                for key in ("percent_of_product", "must", "stretch"):
+                    row.pop(key, None)
         write(session, out)
         if session.device.type == "cuda":
             gc.collect()

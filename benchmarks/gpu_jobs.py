@@ -220,6 +220,8 @@ def testing_peer(session: Session, precision: str) -> None:
 
 @torch.inference_mode()
 def testing_ours(session: Session, *, taps: bool, compiles: bool) -> None:
+    form_name, layer_name = "compiled" if compiles else "eager", "taps" if taps else "convolution"
+    way = f"ours, {form_name}, {layer_name}"
     network, images = tested(session)
     fast = for_inference(network, precision="bf16")
     layer = copy.deepcopy(network.classifier)
@@ -234,7 +236,6 @@ def testing_ours(session: Session, *, taps: bool, compiles: bool) -> None:
     plain = view_probabilities(network, normalise(images), precision="fp32").argmax(1)
     equal = 100 * (run() == plain).float().mean().item()
     ms = session.median_ms(run)
-    way = f"ours, {'compiled' if compiles else 'eager'}, {'taps' if taps else 'convolution'}"
     asked = {"must": "3 x", "stretch": "6 x, 50 %"}
     add_testing(session, way, ms, **asked, note=f"{equal:.2f} % of labels as in fp32")
 

@@ -170,7 +170,8 @@ def dry_run(root: Path, names: list[str], overrides: dict[str, object] | None = 
     """What `activate` would change, and how many stages, GB and GPU-hours that means."""
     plan = _plan(root, names, overrides or {})
     stages = [f"{stage}@{name}" for section, name in plan.added for stage in STAGES[section]]
-    lines = [*plan.log, f"stages: {len(stages)} new, after which report runs again", *stages]
+    log = [line.replace("added ", "would add ", 1) for line in plan.log]
+    lines = [*log, f"stages: {len(stages)} new, after which report runs again", *stages]
     return "\n".join(lines + describe_costs(plan.params, plan.added))
 
 

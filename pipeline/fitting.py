@@ -26,7 +26,6 @@ import cv2
 import numpy as np
 import torch
 from torch import nn
-from tqdm import tqdm
 
 from pipeline.errors import BadFile, BadInput
 from pipeline.gradients import images_that_fit, learner, try_step
@@ -36,6 +35,7 @@ from pipeline.models.fcrn import Fcrn
 from pipeline.models.frozen import with_frozen_pairs
 from pipeline.parallel import first_process_first, largest, neighbours, own_share, rank
 from pipeline.params import SemanticRun
+from pipeline.progress import Progress
 from pipeline.tables import read_table, write_table
 from pipeline.training import (
     TrainingSet,
@@ -107,7 +107,11 @@ def fit(
     step = kept.resume(device)
     trained, at_once = _trained_form(network, run, device)
 
-    with tqdm(total=steps, initial=step, unit="step", disable=_hidden()) as bar:
+    with Progress(step, steps, hidden=rank() > 0) as progress:
+        progress.say(
+            f"{'goes on after step ' + str(step) + ' of ' if step else ''}{steps} steps in "
+            f"{run.epochs} epochs; the classifier sees {run.network.field_of_view} pixels"
+        )
         while step < steps:
             first_epoch = step // per_epoch // round_epochs * round_epochs
             last_step = min((first_epoch + round_epochs) * per_epoch, steps)
@@ -132,9 +136,10 @@ def fit(
                 steps=steps,
                 at_once=at_once,
                 device=device,
-                bar=bar,
+                progress=progress,
             )
             if step < last_step:
+                progress.say(f"stopped after step {step} of {steps}; run again to go on")
                 sys.exit(STOPPED)
     kept.finish(step)
 
@@ -149,7 +154,7 @@ def _train_round(
     steps: int,
     at_once: int,
     device: torch.device,
-    bar: tqdm,
+    progress: Progress,
 ) -> int:
     """Take some of all `steps`, fewer if SIGTERM comes. Returns the number of steps done."""
     run, per_epoch = kept.run, training_set.steps_per_epoch
@@ -157,7 +162,7 @@ def _train_round(
     with _sigterm() as stop, memory_as_input(run):
 
         def on_step(done: int) -> bool:
-            bar.update(done - bar.n)
+            progress.at(done, _last_loss(kept.history))
             stops = largest(int(stop.is_set()), device) > 0  # whoever was told, all stop here
             if stops or done % per_epoch == 0 or kept.is_old():
                 kept.save(done)
@@ -340,9 +345,8 @@ def _workers(device: torch.device) -> int:
     return 0 if device.type == "cpu" else min(max(cores, 1), 8)
 
 
-def _hidden() -> bool | None:
-    """Whether no progress is shown; None: only where nobody looks at it."""
-    return True if rank() > 0 else None
+def _last_loss(history: list[dict[str, Any]]) -> float:
+    return next((row["value"] for row in reversed(history) if row["name"] == "loss"), math.nan)
 
 
 @contextmanager

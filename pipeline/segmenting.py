@@ -73,9 +73,11 @@ def segment(given: argparse.Namespace) -> str:
         BadInput: what is given is wrong, and nothing is changed; or images were left out, and all
             others are finished.
     """
-    images, others = _images(given.images, given.out)
+    images, clashes, others = _images(given.images, given.out)
     job = _job(given)
-    begin, made, failed = time.perf_counter(), 0, 0
+    for path in clashes:
+        print(f"not segmented: {path}: another image has its name; rename one", file=sys.stderr)
+    begin, made, failed = time.perf_counter(), 0, len(clashes)
     for name, path in tqdm(images.items(), desc="segment", unit="image", disable=None):
         notes: list[str] = []
         try:
@@ -86,7 +88,8 @@ def segment(given: argparse.Namespace) -> str:
             notes.append(f"not segmented: {named}")
         for note in notes:
             tqdm.write(note, file=sys.stderr)
-    text = f"{job.out}: label maps of {len(images) - failed} images, {made} made now"
+    number = len(images) + len(clashes)
+    text = f"{job.out}: label maps of {number - failed} images, {made} made now"
     if made:
         text += f" in {(time.perf_counter() - begin) / made:.2f} s each"
     if job.segmenter.tiled:
@@ -94,7 +97,7 @@ def segment(given: argparse.Namespace) -> str:
     if others:
         text += f"\nnote: passed over, no images by their names: {some(others)}"
     if failed:
-        raise BadInput(f"{failed} of {len(images)} images are not segmented, see above. {text}")
+        raise BadInput(f"{failed} of {number} images are not segmented, see above. {text}")
     return text
 
 
@@ -139,15 +142,16 @@ def _save(path: Path, picture: Image.Image) -> None:
 
 
 # --- what is asked for ----------------------------------------------------------------------------
-def _images(folder: Path, out: Path) -> tuple[dict[str, Path], list[str]]:
-    """The images below a folder by path without ending, and the names of other files there.
+def _images(folder: Path, out: Path) -> tuple[dict[str, Path], list[Path], list[str]]:
+    """The images below a folder by path without ending, clashes, and the names of other files.
 
-    What lies in `out` is none of them. Raises BadInput.
+    Images that differ in their endings alone, whose label maps would have one name, are clashes.
+    What lies in `out` is none of all these. Raises BadInput.
     """
     if not folder.is_dir():
         raise BadFile(folder, "no folder", "name a folder with images")
     own = out.resolve()
-    found: dict[str, Path] = {}
+    found: dict[str, list[Path]] = {}
     others: list[str] = []
     for path in list_files(folder, Problems(collect=False), []):
         if own in path.resolve().parents:
@@ -156,15 +160,12 @@ def _images(folder: Path, out: Path) -> tuple[dict[str, Path], list[str]]:
         if path.suffix.lower() not in SUFFIXES:
             others.append(name.as_posix())
             continue
-        stem = name.with_suffix("").as_posix()
-        if stem in found:
-            problem = f"{found[stem].name} has the same name, and so would have its label map"
-            raise BadFile(path, problem, "rename one of them")
-        found[stem] = path
+        found.setdefault(name.with_suffix("").as_posix(), []).append(path)
     if not found:
         endings = ", ".join(sorted(SUFFIXES))
         raise BadFile(folder, f"no image in it ({endings})", "name a folder with images")
-    return found, others
+    images = {stem: paths[0] for stem, paths in found.items() if len(paths) == 1}
+    return images, [path for paths in found.values() if len(paths) > 1 for path in paths], others
 
 
 def _job(given: argparse.Namespace) -> Job:

@@ -12,7 +12,7 @@ DISK = {"datasets", "tables", "reports", "figures", "protocol", "exports"}
 BETWEEN = {
     "training", "inference", "fitting", "checkpoints", "box_labels",
     "shards", "proposing", "forests", "edge_training", "ranker_training",
-    "tiles", "parallel", "gradients", "weight_files", "memory",
+    "tiles", "parallel", "gradients", "weight_files", "memory", "progress",
 }  # fmt: skip
 TOP = {
     "stages", "shared_work", "scoring", "proposal_commands", "proposal_arguments", "segmenting",

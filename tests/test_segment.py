@@ -313,13 +313,20 @@ def test_folders_that_give_no_images_are_told(model, images, capsys):
     (images.parent / "empty").mkdir()
     assert run(model, images.parent / "empty") == 2
     assert "no image in it" in capsys.readouterr().err
-    Image.fromarray(photograph(0)).save(images / "a.bmp")
-    assert run(model, images) == 2
-    assert "has the same name" in capsys.readouterr().err
     (images.parent / "out").write_text("")
-    (images / "a.bmp").unlink()
     assert run(model, images) == 2
     assert "is there and no folder" in capsys.readouterr().err
+
+
+def test_images_of_one_name_are_told_and_the_others_go_on(model, images, capsys):
+    Image.fromarray(photograph(0)).save(images / "a.bmp")
+    assert run(model, images) == 2
+    error = capsys.readouterr().err
+    for name in ("a.bmp", "a.png"):
+        assert f"not segmented: {images / name}: another image has its name" in error
+    assert "2 of 4 images are not segmented" in error
+    labels = files(images.parent / "out" / "labels")
+    assert list(labels) == ["b.png", "trip/a.png"]
 
 
 # --- photographs ----------------------------------------------------------------------------------
