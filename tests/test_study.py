@@ -308,7 +308,7 @@ def test_a_study_runs_in_a_clone_and_goes_on_where_it_was(project):
     table = read_table(project / "reports" / "studies" / "tiny.parquet", "study")
     assert len(table) == 2 * (3 + 1)
     text = (project / "reports" / "studies" / "tiny.md").read_text()
-    assert "| sample_mask_s8_multiview | 45.0 ± 7.1 | 40.0 | 50.0 |" in text
+    assert "| sample_mask_s8_multiview | 14 | 1/8 | 3 | 4 | 72 | 45.0 ± 7.1 | 40.0 | 50.0 |" in text
     first = calls(project)
     assert first.count("train sample_mask_s8_seed1") == 1
     assert len(first) == len(set(first))
