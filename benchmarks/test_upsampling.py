@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pipeline.inference import label_map_of_cells
+from pipeline.inference import Cells, label_map_of_cells
 
 ROWS = ["peer", "peer, channels last", "ours"]
 INPUTS = {"coherent": 0.02, "noise": 3.0}
@@ -34,7 +34,8 @@ def peer(probabilities: Tensor) -> np.ndarray:
 
 
 def ours(probabilities: Tensor) -> np.ndarray:
-    return label_map_of_cells([(probabilities, (500, 500))], stride=8, size=(500, 500))
+    view = Cells(probabilities, view=(500, 500), moved=(0, 0))
+    return label_map_of_cells([view], stride=8, size=(500, 500))
 
 
 @pytest.mark.parametrize("name", ROWS)
