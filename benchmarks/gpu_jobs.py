@@ -26,10 +26,11 @@ from gpu_session import (
     plain_training,
     start,
 )
-from peers import PlainFcrn, kept_bytes
+from peers import PlainFcrn
 from torch import Tensor, nn
 
 from pipeline.inference import for_inference, view_probabilities
+from pipeline.memory import bytes_kept
 from pipeline.models.fast import TapSum
 from pipeline.models.fcrn import Fcrn
 from pipeline.params import Augmentation
@@ -263,7 +264,7 @@ def memory(session: Session, norm: str, way: str) -> None:
             training.step(*data)
             taken = torch.cuda.max_memory_allocated() - before
         else:
-            taken = kept_bytes(lambda: training.step(*data), training.network.parameters())
+            taken = bytes_kept(lambda: training.step(*data), training.network.parameters())
     job = f"memory of training, {images} of {side}x{side}, BatchNorm {norm}"
     values: dict[str, Any] = {"megabytes_per_image": taken / images / 1e6}
     if not ours:

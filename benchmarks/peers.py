@@ -4,7 +4,7 @@ B images, C categories, H x W pixels, h x w score cells.
 """
 
 import copy
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -52,6 +52,21 @@ class PlainFcrn(nn.Module):
         return self.classifier(self.body((pixels - self.mean) / self.std))
 
 
+def decided(network: Fcrn, spread: float) -> Fcrn:
+    """The same network in evaluation, its drawn weights such that it says something.
+
+    No sum of blocks grows without bound, and logits have about this deviation.
+    """
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.constant_(module.weight, 0.5)
+    nn.init.normal_(network.classifier.weight)
+    network.eval()
+    with torch.no_grad():
+        network.classifier.weight /= network(torch.randn(1, 3, 64, 64)).std() / spread
+    return network
+
+
 def plain_step(
     network: nn.Module, *, lr: float, frozen: bool
 ) -> Callable[[Tensor, Tensor], Tensor]:
@@ -80,22 +95,3 @@ def plain_step(
         return loss.detach()
 
     return step
-
-
-def kept_bytes(run: Callable[[], object], left_out: Iterable[Tensor]) -> int:
-    """Bytes that autograd keeps for the backward passes of what `run` computes.
-
-    Each piece of memory counts once, those of `left_out` (parameters, buffers) not at all.
-    """
-    known = {tensor.untyped_storage().data_ptr() for tensor in left_out}
-    kept: dict[int, torch.UntypedStorage] = {}  # held, so that no address is given out again
-
-    def keep(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in known:
-            kept[storage.data_ptr()] = storage
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        run()
-    return sum(storage.nbytes() for storage in kept.values())

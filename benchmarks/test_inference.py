@@ -14,14 +14,13 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from peers import PlainFcrn, decided
+from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
-from torchvision.models import resnet50
 
 from pipeline.inference import for_inference, predict_label_map, predict_probabilities
 from pipeline.models.fcrn import Fcrn, fcrn
 from pipeline.params import ONE_VIEW, Precision
-from pipeline.transforms import MEAN, STD
 
 CPU = torch.device("cpu")
 UNITS = torch.ops.mkldnn._is_mkldnn_bf16_supported()
@@ -30,15 +29,7 @@ PRECISIONS: tuple[Precision, ...] = ("fp32", "bf16") if UNITS else ("fp32",)
 
 def network() -> Fcrn:
     torch.manual_seed(0)
-    net = fcrn(depth=50, stride=8, kernel=5, dilation=12, num_categories=21)
-    for module in net.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            nn.init.constant_(module.weight, 0.5)  # else 16 sums of blocks grow without bound
-    nn.init.normal_(net.classifier.weight)
-    net.eval()
-    with torch.no_grad():  # probabilities neither flat nor decided
-        net.classifier.weight /= net(torch.randn(1, 3, 64, 64)).std() / 3
-    return net
+    return decided(fcrn(depth=50, stride=8, kernel=5, dilation=12, num_categories=21), spread=3.0)
 
 
 def photograph() -> np.ndarray:
@@ -48,23 +39,12 @@ def photograph() -> np.ndarray:
     return smooth.clamp(0, 255).byte().numpy()
 
 
-class Peer(nn.Module):
-    def __init__(self, ours: Fcrn):
-        super().__init__()
-        self.body = resnet50(replace_stride_with_dilation=[False, True, True])
-        self.body.avgpool = self.body.fc = nn.Identity()
-        self.body.load_state_dict(ours.body.state_dict())
-        self.classifier = nn.Conv2d(2048, 21, 5, padding=24, dilation=12)
-        self.classifier.load_state_dict(ours.classifier.state_dict())
-
-    @torch.inference_mode()
-    def probabilities(self, image: np.ndarray) -> Tensor:
-        mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in (MEAN, STD))
-        pixels = (torch.from_numpy(image).permute(2, 0, 1)[None].float() / 255 - mean) / std
-        pixels = F.pad(pixels, (0, 4, 0, 4))
-        features = self.body(pixels).view(1, 2048, 63, 63)
-        probabilities = self.classifier(features).softmax(1)
-        return F.interpolate(probabilities, scale_factor=8.0, mode="bilinear")[0, :, :500, :500]
+@torch.inference_mode()
+def plain_probabilities(peer: PlainFcrn, image: np.ndarray) -> Tensor:
+    pixels = (torch.from_numpy(image).permute(2, 0, 1)[None].float() / 255 - peer.mean) / peer.std
+    scores = peer.classifier(peer.body(F.pad(pixels, (0, 4, 0, 4))))
+    probabilities = scores.softmax(1)
+    return F.interpolate(probabilities, scale_factor=8.0, mode="bilinear")[0, :, :500, :500]
 
 
 def products(flops: int, precision: Precision) -> Callable[[], None]:
@@ -84,9 +64,11 @@ def products(flops: int, precision: Precision) -> Callable[[], None]:
 @pytest.mark.benchmark(group="FCRN-50/8, label map of 500x500 pixels, one view")
 def test_label_map(benchmark, name):
     ours, image = network(), photograph()
-    peer = Peer(ours).eval()
+    peer = PlainFcrn(ours).eval()
     if name == "peer":
-        benchmark.pedantic(lambda: peer.probabilities(image).argmax(0), rounds=3, warmup_rounds=1)
+        benchmark.pedantic(
+            lambda: plain_probabilities(peer, image).argmax(0), rounds=3, warmup_rounds=1
+        )
         return
     precision: Precision = "fp32" if name.startswith("fp32") else "bf16"
     if "alone" in name:
@@ -97,7 +79,7 @@ def test_label_map(benchmark, name):
         return
     fast = for_inference(ours, precision=precision)
     given = {"views": ONE_VIEW, "device": CPU, "precision": precision}
-    expected = peer.probabilities(image)
+    expected = plain_probabilities(peer, image)
     assert expected.std() > 0.01
     probabilities = predict_probabilities(fast, image, **given)
     assert (probabilities - expected).abs().max() < (0.1 if precision == "bf16" else 1e-3)

@@ -10,9 +10,10 @@ Run: OMP_NUM_THREADS=1 pytest -s benchmarks/test_training_memory.py --benchmark-
 
 import pytest
 import torch
-from peers import PlainFcrn, kept_bytes
+from peers import PlainFcrn
 from torch import nn
 
+from pipeline.memory import bytes_kept
 from pipeline.models.fcrn import fcrn
 from pipeline.models.frozen import with_frozen_pairs
 from pipeline.models.resnet import freeze_batch_norm
@@ -22,7 +23,7 @@ SIDE = 504
 
 
 def held(network: nn.Module, run) -> int:
-    return kept_bytes(run, [*network.parameters(), *network.buffers()])
+    return bytes_kept(run, [*network.parameters(), *network.buffers()])
 
 
 @pytest.mark.parametrize("norm", ["train", "frozen"])

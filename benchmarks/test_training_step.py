@@ -9,7 +9,7 @@ from collections.abc import Callable
 import pytest
 import torch
 import torch.nn.functional as F
-from peers import PlainFcrn, plain_step
+from peers import PlainFcrn, decided, plain_step
 from torch import Tensor, nn
 
 from pipeline.gradients import compute_gradient
@@ -144,15 +144,7 @@ def test_large_training_step(benchmark, norm, name):
 # --- one forward pass: FCRN-50/8, 320x320 --------------------------------------------------------
 def large_network() -> Fcrn:
     torch.manual_seed(0)
-    network = fcrn(depth=50, stride=8, kernel=5, dilation=12, num_categories=21)
-    for module in network.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            nn.init.constant_(module.weight, 0.5)  # else 16 sums of blocks grow without bound
-    nn.init.normal_(network.classifier.weight)
-    network.eval()
-    with torch.no_grad():  # probabilities neither flat nor decided
-        network.classifier.weight /= network(torch.randn(1, 3, 64, 64)).std()
-    return network
+    return decided(fcrn(depth=50, stride=8, kernel=5, dilation=12, num_categories=21), spread=1.0)
 
 
 @torch.inference_mode()

@@ -14,22 +14,22 @@ if TYPE_CHECKING:
     import torch
 
 
-def chosen_device() -> torch.device:
-    """A GPU where there is one, else the CPU; or what PIPELINE_DEVICE says: cpu or cuda.
+def chosen_device(named: str = "") -> torch.device:
+    """A GPU where there is one, else the CPU; or "cpu" or "cuda", named here or by PIPELINE_DEVICE.
 
     Raises:
         BadInput: a GPU is asked for and torch finds none, or PIPELINE_DEVICE is something else.
     """
     import torch  # slow to import
 
-    asked, there = os.environ.get("PIPELINE_DEVICE", ""), torch.cuda.is_available()
+    asked, there = named or os.environ.get("PIPELINE_DEVICE", ""), torch.cuda.is_available()
     if asked not in ("", "cpu", "cuda"):
         raise BadInput(f"PIPELINE_DEVICE is {asked!r}; choose one of: cpu, cuda")
     if asked == "cuda" and not there:
         reason = "" if torch.version.cuda else ", which was built without CUDA"
         raise BadInput(
-            f"PIPELINE_DEVICE is cuda, but torch {torch.__version__}{reason} finds no GPU; look at "
-            "`nvidia-smi` and CUDA_VISIBLE_DEVICES, or set PIPELINE_DEVICE=cpu"
+            f"{'--device' if named else 'PIPELINE_DEVICE'} is cuda, but torch {torch.__version__}"
+            f"{reason} finds no GPU; look at `nvidia-smi` and CUDA_VISIBLE_DEVICES, or choose cpu"
         )
     return torch.device(asked or ("cuda" if there else "cpu"))
 

@@ -1,8 +1,9 @@
 """What a training needs of a machine's memory, and what is said where it is not there."""
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from functools import partial
 
 import cv2
 import psutil
@@ -27,7 +28,10 @@ def need_memory(network: nn.Module, run: SemanticRun, images: int) -> None:
     trial = copy.deepcopy(network).train()
     bf16 = torch.autocast("cpu", torch.bfloat16, enabled=run.precision == "bf16")
     with torch.random.fork_rng([]), bf16:
-        one, two = (bytes_kept(trial, torch.zeros(n, 3, SIDE, SIDE)) for n in (1, 2))
+        one, two = (
+            bytes_kept(partial(trial, torch.zeros(n, 3, SIDE, SIDE)), trial.parameters())
+            for n in (1, 2)
+        )
     height, width = run.augmentation.crop
     needed = (two - one) * height * width // SIDE**2 * images * neighbours()
     there = psutil.virtual_memory().total
@@ -38,19 +42,23 @@ def need_memory(network: nn.Module, run: SemanticRun, images: int) -> None:
         )
 
 
-def bytes_kept(network: nn.Module, images: Tensor) -> int:
-    """How much a forward pass keeps in memory for the backward pass, beside parameters."""
-    own = {parameter.untyped_storage()._cdata for parameter in network.parameters()}
-    storages = {}
+def bytes_kept(run: Callable[[], object], left_out: Iterable[Tensor]) -> int:
+    """Bytes that autograd keeps for the backward passes of what `run` computes.
 
-    def pack(tensor: Tensor) -> Tensor:
+    Each piece of memory counts once, those of `left_out` (parameters, buffers) not at all.
+    """
+    known = {tensor.untyped_storage().data_ptr() for tensor in left_out}
+    kept: dict[int, torch.UntypedStorage] = {}  # held, so that no address is given out again
+
+    def keep(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
-        storages[storage._cdata] = storage  # kept, so that no other can have its number
+        if storage.data_ptr() not in known:
+            kept[storage.data_ptr()] = storage
         return tensor
 
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        network(images)
-    return sum(storage.nbytes() for number, storage in storages.items() if number not in own)
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        run()
+    return sum(storage.nbytes() for storage in kept.values())
 
 
 def _smaller(run: SemanticRun) -> str:

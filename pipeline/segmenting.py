@@ -21,7 +21,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 from PIL import Image, ImageOps
 from tqdm import tqdm
 
@@ -31,13 +30,11 @@ from pipeline.datasets.form import image_size
 from pipeline.datasets.tree import Problems
 from pipeline.errors import BadFile, BadInput, need_file, some
 from pipeline.figures import blend, colours_of
-from pipeline.inference import for_inference
 from pipeline.machine import chosen_device
 from pipeline.masks import FAST, decode_index_png
 from pipeline.params import Views
 from pipeline.places import write_text
-from pipeline.tiles import SMALLEST_TILE, Segmenter, largest_tile
-from pipeline.training import use_threads
+from pipeline.tiles import SMALLEST_TILE, Segmenter, segmenter_of
 
 SETTINGS = "segment.json"
 SUFFIXES = IMAGE_SUFFIXES | {".gif"}
@@ -173,21 +170,11 @@ def _job(given: argparse.Namespace) -> Job:
     views = Views(scales=_scales(given.scales), flip=given.flip, shifts=given.shifts)
     if given.tile is not None and given.tile < SMALLEST_TILE:
         raise BadInput(f"--tile {given.tile}: give {SMALLEST_TILE} pixels or more")
-    device = _device(given.device)
+    device = chosen_device("" if given.device == "auto" else given.device)
     file = _model_file(given.model)
     network, saved = load_model(file, device)
     categories = saved["categories"]
-    use_threads(saved["run"]["threads"])
-    precision = saved["run"]["precision"]
-    segmenter = Segmenter(
-        for_inference(network, precision=precision),
-        stride=network.stride,
-        field_of_view=network.field_of_view,
-        views=views,
-        device=device,
-        precision=precision,
-        tile=given.tile or largest_tile(device, num_categories=len(categories), views=views),
-    )
+    segmenter = segmenter_of(network, saved, views=views, device=device, tile=given.tile)
     colours = colours_of(categories)
     settings = {
         "model": file.name,
@@ -215,13 +202,6 @@ def _scales(text: str) -> tuple[float, ...]:
             "them, as 0.8,1,1.2"
         )
     return scales
-
-
-def _device(name: str) -> torch.device:
-    """The GPU where there is one, or the device that was named. Raises BadInput."""
-    if name == "cuda" and not torch.cuda.is_available():
-        raise BadInput("--device cuda: no GPU that torch can use is here; leave --device out")
-    return chosen_device() if name == "auto" else torch.device(name)
 
 
 def _model_file(model: str) -> Path:

@@ -11,14 +11,17 @@ C categories, H x W pixels of the image, h x w pixels of a tile.
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from pipeline.errors import BadInput
-from pipeline.inference import predict_label_map, predict_probabilities
+from pipeline.inference import for_inference, predict_label_map, predict_probabilities
+from pipeline.models.fcrn import Fcrn
 from pipeline.params import Precision, Views
+from pipeline.training import use_threads
 
 Span = tuple[int, int]  # half-open, pixels along one axis
 
@@ -112,6 +115,33 @@ class Segmenter:
             device=self.device,
             precision=self.precision,
         )
+
+
+def segmenter_of(
+    network: Fcrn,
+    saved: dict[str, Any],
+    *,
+    views: Views,
+    device: torch.device,
+    tile: int | None = None,
+) -> Segmenter:
+    """A trained network, made ready as its run computed: in its threads and precision.
+
+    Args:
+        network, saved: as `load_model` gives them.
+        tile: see `Segmenter`; None: what fits.
+    """
+    use_threads(saved["run"]["threads"])
+    precision = saved["run"]["precision"]
+    return Segmenter(
+        for_inference(network, precision=precision),
+        stride=network.stride,
+        field_of_view=network.field_of_view,
+        views=views,
+        device=device,
+        precision=precision,
+        tile=tile or largest_tile(device, num_categories=len(saved["categories"]), views=views),
+    )
 
 
 def largest_tile(device: torch.device, *, num_categories: int, views: Views) -> int:

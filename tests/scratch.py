@@ -7,6 +7,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
+
+from pipeline.params import SemanticRun, build, read_yaml
 from pipeline.stages.code import code
 
 PROJECT = Path(__file__).resolve().parents[1]
@@ -56,6 +59,22 @@ evaluations:
     crf: none
     stands_for: []
 """
+
+
+IDS = [f"image{i}" for i in range(5)]
+
+
+def tiny_run(folder: Path) -> SemanticRun:
+    """The run of `PARAMS`, shorter, on crops of 32 pixels. Writes params.yaml into the folder."""
+    (folder / "params.yaml").write_text(PARAMS)
+    entry = read_yaml(folder / "params.yaml")["semantic"]["mask"]
+    entry |= {"epochs": 4, "augmentation": entry["augmentation"] | {"crop": [32, 32]}}
+    return build(SemanticRun, entry, "params.yaml", "semantic.mask")
+
+
+def image_of(image_id: str) -> np.ndarray:
+    """Noise, the same each time: (40, 40, 3)."""
+    return np.random.default_rng(int(image_id[-1])).integers(0, 255, (40, 40, 3), np.uint8)
 
 
 def environment(**extra: str) -> dict[str, str]:

@@ -4,6 +4,7 @@ import errno
 import pickle
 import resource
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 
 import cv2
@@ -11,7 +12,7 @@ import numpy as np
 import psutil
 import pytest
 import torch
-from scratch import PARAMS
+from scratch import IDS, PARAMS, image_of, tiny_run
 from torch import nn
 
 from pipeline.__main__ import main
@@ -24,19 +25,11 @@ from pipeline.training import load_checkpoint, save_checkpoint
 
 CPU = torch.device("cpu")
 CATEGORIES = tuple("abcdefghi")
-IDS = [f"image{i}" for i in range(5)]
 
 
 @pytest.fixture
 def run(tmp_path):
-    (tmp_path / "params.yaml").write_text(PARAMS)
-    entry = read_yaml(tmp_path / "params.yaml")["semantic"]["mask"]
-    entry |= {"epochs": 4, "augmentation": entry["augmentation"] | {"crop": [32, 32]}}
-    return build(SemanticRun, entry, "params.yaml", "semantic.mask")
-
-
-def image_of(image_id):
-    return np.random.default_rng(int(image_id[-1])).integers(0, 255, (40, 40, 3), np.uint8)
+    return tiny_run(tmp_path)
 
 
 def label_map_of(image_id):
@@ -257,7 +250,7 @@ def test_what_is_kept_for_the_backward_pass_is_counted():
     network = nn.Sequential(nn.Conv2d(3, 5, 1), nn.ReLU(), nn.Conv2d(5, 7, 1))
     images = torch.zeros(2, 3, 6, 8)
     # the images, and 5 channels that ReLU and the second convolution both look at
-    assert bytes_kept(network, images) == 4 * 2 * 6 * 8 * (3 + 5)
+    assert bytes_kept(partial(network, images), network.parameters()) == 4 * 2 * 6 * 8 * (3 + 5)
 
 
 @pytest.mark.parametrize("frozen", ["train", "frozen"])
@@ -276,7 +269,10 @@ def test_memory_is_needed_for_each_image_and_pixel_and_less_in_bf16(run, monkeyp
     before = {name: value.clone() for name, value in network.state_dict().items()}
     drawn = torch.get_rng_state()
     whole = replace(run, augmentation=Augmentation((96, 128), (1.0, 1.0), "none"))
-    kept = [bytes_kept(network, torch.zeros(n, 3, 96, 128)) for n in (1, 4)]
+    kept = [
+        bytes_kept(partial(network, torch.zeros(n, 3, 96, 128)), network.parameters())
+        for n in (1, 4)
+    ]
     needed = (kept[1] - kept[0]) // 3
 
     def fits(there, images, run=whole):

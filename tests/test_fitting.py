@@ -6,27 +6,17 @@ import signal
 import numpy as np
 import pytest
 import torch
-from scratch import PARAMS
+from scratch import IDS, image_of, tiny_run
 
 from pipeline.checkpoints import build_network
 from pipeline.errors import BadInput
 from pipeline.fitting import STOPPED, LabelMaps, fit, warn_of_field_of_view
-from pipeline.params import SemanticRun, build, read_yaml
 from pipeline.tables import read_table
-
-IDS = [f"image{i}" for i in range(5)]
 
 
 @pytest.fixture
 def run(tmp_path):
-    (tmp_path / "params.yaml").write_text(PARAMS)
-    entry = read_yaml(tmp_path / "params.yaml")["semantic"]["mask"]
-    entry |= {"epochs": 4, "augmentation": entry["augmentation"] | {"crop": [32, 32]}}
-    return build(SemanticRun, entry, "params.yaml", "semantic.mask")
-
-
-def image_of(image_id):
-    return np.random.default_rng(int(image_id[-1])).integers(0, 255, (40, 40, 3), np.uint8)
+    return tiny_run(tmp_path)
 
 
 class Rounds:

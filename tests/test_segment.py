@@ -285,7 +285,7 @@ def test_bad_options_are_told_before_anything_is_written(model, images, capsys, 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_a_gpu_that_is_not_there_is_told(model, images, capsys):
     assert run(model, images, "--device", "cuda") == 2
-    assert "no GPU that torch can use" in capsys.readouterr().err
+    assert "--device is cuda, but torch" in capsys.readouterr().err
     assert run(model, images, "--device", "cpu") == 0
 
 

@@ -115,6 +115,27 @@ def test_no_weights_leave_a_network_as_its_seed_made_it(tmp_path):
         assert torch.equal(ours, fresh)
 
 
+@pytest.mark.parametrize("name", ["none", "imagenet"])
+def test_a_file_of_weights_has_the_same_bytes_each_time(published, tmp_path, name):
+    path, _ = published
+    folder = tmp_path / "data" / "raw" / "weights"
+    folder.mkdir(parents=True)
+    path.rename(folder / path.name)
+    (tmp_path / "pipeline").symlink_to(Path(__file__).resolve().parents[1] / "pipeline")
+    text = PARAMS.replace("weights:\n", "weights:\n  imagenet: {kind: imagenet, depth: 50}\n")
+    (tmp_path / "params.yaml").write_text(text)
+    contents = []
+    for seed in (1, 2):  # as of two processes: each begins with another state
+        torch.manual_seed(seed)
+        weights(tmp_path, load_params(tmp_path / "params.yaml"), name)
+        model = tmp_path / "data" / "models" / f"{name}.pt"
+        contents.append(model.read_bytes())
+        model.unlink()
+        for published_before in (tmp_path / "work").rglob("published"):
+            published_before.unlink()
+    assert contents[0] == contents[1]
+
+
 def test_weights_of_another_network_are_refused_by_name(tmp_path):
     deep = Fcrn(kind="fcrn", depth=50, stride=8, kernel=3, dilation=2)
     save_weights(tmp_path / "body.pt", build_network(SMALL, 9, seed=1).body)

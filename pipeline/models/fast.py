@@ -10,6 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from pipeline.models.resnet import replace_pairs
+
 # Where the form below won, in bf16: with fewer channels the sums cost what the product saves; with
 # more categories convolutions are fast again, but for those on AMX tiles.
 LEAST_CHANNELS, MOST_CATEGORIES = 1024, 32
@@ -78,14 +80,7 @@ def _bands(height: int, offsets: list[int]) -> Iterator[tuple[int, int, slice]]:
 
 def merge_batch_norms(network: nn.Module) -> None:
     """Merge each BatchNorm, in place, into the convolution before it. All must be in `eval()`."""
-    for module in list(network.modules()):
-        before = ""
-        for name, child in list(module.named_children()):
-            # in our bodies a BatchNorm is declared right after the convolution that it follows
-            if isinstance(child, nn.BatchNorm2d):
-                setattr(module, before, fuse_conv_bn_eval(getattr(module, before), child))
-                setattr(module, name, nn.Identity())
-            before = name
+    replace_pairs(network, fuse_conv_bn_eval)
 
 
 def sum_taps(network: nn.Module) -> None:

@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from pipeline.models.resnet import replace_pairs
+
 
 class FrozenPair(nn.Module):
     """A convolution and the BatchNorm after it, with that one's running statistics kept.
@@ -45,12 +47,5 @@ def with_frozen_pairs(network: nn.Module) -> nn.Module:
     """
     shared = {id(tensor): tensor for tensor in [*network.parameters(), *network.buffers()]}
     twin = copy.deepcopy(network, shared)
-    for module in list(twin.modules()):
-        before = ""
-        for name, child in list(module.named_children()):
-            # in our bodies a BatchNorm is declared right after the convolution that it follows
-            if isinstance(child, nn.BatchNorm2d):
-                setattr(module, before, FrozenPair(getattr(module, before), child))
-                setattr(module, name, nn.Identity())
-            before = name
+    replace_pairs(twin, FrozenPair)
     return twin

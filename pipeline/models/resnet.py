@@ -4,7 +4,7 @@ B images, C channels, H x W pixels, h x w cells of the body's grid (h = H / stri
 """
 
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -234,6 +234,20 @@ def freeze_batch_norm(network: nn.Module) -> None:
     for module in network.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.eval()
+
+
+def replace_pairs(
+    network: nn.Module, replacement: Callable[[nn.Conv2d, nn.BatchNorm2d], nn.Module]
+) -> None:
+    """Put one module, in place, where a convolution and the BatchNorm after it are."""
+    for module in list(network.modules()):
+        before = ""
+        for name, child in list(module.named_children()):
+            # in our bodies a BatchNorm is declared right after the convolution that it follows
+            if isinstance(child, nn.BatchNorm2d):
+                setattr(module, before, replacement(getattr(module, before), child))
+                setattr(module, name, nn.Identity())
+            before = name
 
 
 def load_body_weights(body: ResNet, state: Mapping[str, Tensor]) -> None:

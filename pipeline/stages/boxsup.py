@@ -14,10 +14,9 @@ from pipeline.datasets.prepared import Prepared
 from pipeline.datasets.raw_cache import RawCache, pixels_of
 from pipeline.errors import BadInput
 from pipeline.fitting import LabelMaps, fit
-from pipeline.machine import chosen_device
 from pipeline.masks import decode_index_png
 from pipeline.models.fcrn import Fcrn
-from pipeline.parallel import rank, training_processes
+from pipeline.parallel import rank
 from pipeline.params import BoxSupLabels, BoxSupRun, Params
 from pipeline.shared_work import open_shared_work
 from pipeline.tables import read_table, write_table
@@ -43,17 +42,13 @@ def boxsup(root: Path, params: Params, run_name: str) -> None:
             f"(its category 0 is {categories[0]}); take a dataset with background"
         )
     refuse_leaks(root, params, model=run_name)
-    with (
-        training_processes(chosen_device(), ["boxsup", run_name]) as device,
-        open_shared_work(
-            root,
-            device,
-            stage="boxsup",
-            key=run_name,
-            sections=["boxsup"],
-            inputs=[prepared, proposals, init],
-        ) as work,
-    ):
+    with open_shared_work(
+        root,
+        stage="boxsup",
+        key=run_name,
+        sections=["boxsup"],
+        inputs=[prepared, proposals, init],
+    ) as work:
         data = Prepared(root, run.dataset)
         pixels = pixels_of(root, run.dataset, data)
         masked, boxed = supervision(data, run)
@@ -81,7 +76,7 @@ def boxsup(root: Path, params: Params, run_name: str) -> None:
             round_epochs=(
                 estimator.round_epochs if isinstance(estimator, BoxSupLabels) else run.epochs
             ),
-            device=device,
+            device=work.device,
         )
         if rank() > 0:
             return

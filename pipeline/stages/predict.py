@@ -10,12 +10,10 @@ from pipeline.checkpoints import load_model
 from pipeline.datasets.leaks import refuse_leak
 from pipeline.datasets.prepared import Prepared
 from pipeline.errors import BadInput
-from pipeline.inference import for_inference
 from pipeline.machine import chosen_device
 from pipeline.masks import encode_index_png
 from pipeline.params import Params
-from pipeline.tiles import Segmenter, largest_tile
-from pipeline.training import use_threads
+from pipeline.tiles import segmenter_of
 from pipeline.work import open_work
 
 
@@ -41,17 +39,7 @@ def predict(root: Path, params: Params, evaluation: str) -> None:
                 f"categories, {settings.dataset} has {len(data.categories)} others; "
                 "evaluate it on a dataset with the categories it was trained on"
             )
-        use_threads(saved["run"]["threads"])
-        precision = saved["run"]["precision"]
-        segmenter = Segmenter(
-            for_inference(network, precision=precision),
-            stride=network.stride,
-            field_of_view=network.field_of_view,
-            views=settings.views,
-            device=device,
-            precision=precision,
-            tile=largest_tile(device, num_categories=len(data.categories), views=settings.views),
-        )
+        segmenter = segmenter_of(network, saved, views=settings.views, device=device)
         folder = work.folder / "predictions" / "semantic"
         folder.mkdir(parents=True, exist_ok=True)
         for image_id in tqdm(data.ids(settings.split), desc=evaluation, unit="image", disable=None):

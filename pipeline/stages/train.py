@@ -7,9 +7,7 @@ from pipeline.datasets.leaks import refuse_leaks
 from pipeline.datasets.prepared import Prepared
 from pipeline.datasets.raw_cache import pixels_of
 from pipeline.fitting import LabelMaps, fit
-from pipeline.machine import chosen_device
 from pipeline.models.fcrn import Fcrn
-from pipeline.parallel import training_processes
 from pipeline.params import Params
 from pipeline.shared_work import open_shared_work
 
@@ -25,17 +23,13 @@ def train(root: Path, params: Params, run_name: str) -> None:
     models = root / "data" / "models"
 
     refuse_leaks(root, params, model=run_name)
-    with (
-        training_processes(chosen_device(), ["train", run_name]) as device,
-        open_shared_work(
-            root,
-            device,
-            stage="train",
-            key=run_name,
-            sections=["semantic"],
-            inputs=[prepared, init],
-        ) as work,
-    ):
+    with open_shared_work(
+        root,
+        stage="train",
+        key=run_name,
+        sections=["semantic"],
+        inputs=[prepared, init],
+    ) as work:
         data = Prepared(root, run.dataset)
         pixels = pixels_of(root, run.dataset, data)
 
@@ -53,7 +47,7 @@ def train(root: Path, params: Params, run_name: str) -> None:
             image_of=pixels.image,
             labels_of_round=true_masks,
             round_epochs=run.epochs,
-            device=device,
+            device=work.device,
         )
         work.publish(
             {
