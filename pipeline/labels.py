@@ -6,22 +6,35 @@ N boxes, P candidates, C categories, H x W pixels, S superpixels. Boxes are half
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import cv2
+import numba
 import numpy as np
 
 from pipeline.boxes import area, box_mask
+from pipeline.categories import IGNORE
 from pipeline.proposals.form import Proposals
+
+Label = Literal["candidate", "rectangle", "ignore", "background"]
+Reason = Literal["chosen", "unfit", "difficult", "crowd", "empty"]
 
 
 class Choice(NamedTuple):
     """What the label step decided for one box."""
 
-    proposal: int  # index of the candidate; -1: no candidate fits, the box's rectangle is used
+    proposal: int  # index of the candidate; -1: none
     rank: int  # its place among the candidates by cost, 0 is the cheapest
-    overlap_cost: float  # in [0, 1]; of the best candidate where none was chosen
+    overlap_cost: float  # in [0, 1]; of the best candidate where none was chosen, NaN for no try
     regression_cost: float  # NaN where the network was not asked
+    admissible: int  # candidates whose box fits by `min_box_iou`
+    label: Label  # what the box gives the label map: a mask, all of it, 255 in all of it, nothing
+    reason: Reason  # chosen; no candidate fits; not one object; no area
+
+
+def left_out(label: Label, reason: Reason) -> Choice:
+    """The choice for a box that is not to get a candidate."""
+    return Choice(-1, 0, math.nan, math.nan, 0, label, reason)
 
 
 def overlap_costs(proposals: Proposals, boxes: np.ndarray) -> np.ndarray:
@@ -57,32 +70,83 @@ def regression_costs(
 
     Args:
         boxes: (N, 4).
-        categories: (N,), 1..C-1.
-        log_probabilities: (C, H, W) float32, natural logarithm.
+        categories: (N,) uint8, rows of `log_probabilities` from 1.
+        log_probabilities: (C, H, W) float32, natural logarithm; row 0 is background.
         clip: the largest -log P that one pixel counts.
 
     Returns:
         (N, P) float64 in [0, clip].
     """
-    superpixels = proposals.superpixels.astype(np.intp)  # (H, W)
-    count = proposals.num_superpixels
+    number, (height, width) = len(boxes), proposals.superpixels.shape
     wanted, column = np.unique(categories, return_inverse=True)
-    table = np.empty((count, len(wanted) + 2 * len(boxes)))  # (S, columns)
+    table = np.zeros((len(wanted) + 2 * number, proposals.num_superpixels))  # (columns, S)
+    inside_box, pixels = table[len(wanted) :][:number], table[len(wanted) + number :]
     for i, category in enumerate(wanted):
-        u = np.minimum(-log_probabilities[category], clip)
-        table[:, i] = np.bincount(superpixels.ravel(), u.ravel(), minlength=count)
-    outside_all = np.empty(len(boxes))  # sum_B v
-    for i, (x0, y0, x1, y1) in enumerate(boxes):
-        within = superpixels[y0:y1, x0:x1].ravel()
-        v = np.minimum(-log_probabilities[0, y0:y1, x0:x1], clip).ravel()
-        outside_all[i] = v.sum(dtype=np.float64)
-        table[:, len(wanted) + i] = np.bincount(within, v, minlength=count)
-        table[:, len(wanted) + len(boxes) + i] = np.bincount(within, minlength=count)
+        logs = log_probabilities[category]
+        _add_losses(proposals.superpixels, logs, clip, 0, 0, width, height, table[i])
+    outside_all = np.empty(number)  # sum_B v
+    for i, (x0, y0, x1, y1) in enumerate(boxes.tolist()):
+        v = np.minimum(-log_probabilities[0, y0:y1, x0:x1], clip)
+        outside_all[i] = v.ravel().sum(dtype=np.float64)
+        logs = log_probabilities[0]
+        _add_losses(proposals.superpixels, logs, clip, x0, y0, x1, y1, inside_box[i])
+        _add_pixels(proposals.superpixels, x0, y0, x1, y1, pixels[i])
     inside, overlap, shared = np.split(
-        proposals.sums(table), [len(wanted), len(wanted) + len(boxes)], axis=1
+        proposals.sums(table.T), [len(wanted), len(wanted) + number], axis=1
     )  # (P, categories), (P, N), (P, N)
-    pixels = area(boxes) + proposals.areas[:, None] - shared  # (P, N)
-    return ((inside[:, column] + outside_all - overlap) / pixels).T
+    union = area(boxes) + proposals.areas[:, None] - shared  # (P, N)
+    return ((inside[:, column] + outside_all - overlap) / union).T
+
+
+def literal_regression_costs(
+    proposals: Proposals, categories: np.ndarray, log_probabilities: np.ndarray, *, clip: float
+) -> np.ndarray:
+    """The sum over all pixels of the image, as printed, of labelling it by one candidate alone.
+
+    For boxes that do not overlap this ranks candidates as the sum over the whole label map does:
+    what other boxes add is the same for all of them. Arguments as for `regression_costs`.
+
+    Returns:
+        (N, P) float64 in [0, clip x H x W]: sum v + sum_S (u - v).
+    """
+    wanted, column = np.unique(categories, return_inverse=True)
+    table = np.zeros((len(wanted) + 1, proposals.num_superpixels))  # (columns, S)
+    height, width = proposals.superpixels.shape
+    for i, category in enumerate([0, *wanted]):
+        logs = log_probabilities[category]
+        _add_losses(proposals.superpixels, logs, clip, 0, 0, width, height, table[i])
+    inside = proposals.sums(table.T)  # (P, columns)
+    return (table[0].sum() + inside[:, 1:] - inside[:, :1])[:, column].T
+
+
+@numba.njit(cache=True, nogil=True)
+def _add_losses(superpixels, logs, clip, x0, y0, x1, y1, sums):
+    """Add min(-logs, clip) of each pixel of a box to its superpixel's sum (S,), in reading order.
+
+    Neighbours are mostly of one superpixel, whose sum then stays in a register.
+    """
+    limit = np.float32(clip)
+    for y in range(y0, y1):
+        current = superpixels[y, x0]
+        total = sums[current]
+        for x in range(x0, x1):
+            if superpixels[y, x] != current:
+                sums[current] = total
+                current = superpixels[y, x]
+                total = sums[current]
+            total += min(-logs[y, x], limit)
+        sums[current] = total
+
+
+@numba.njit(cache=True, nogil=True)
+def _add_pixels(superpixels, x0, y0, x1, y1, counts):
+    """Add the pixels of a box to the counts (S,) of their superpixels."""
+    for y in range(y0, y1):
+        first = x0
+        for x in range(x0 + 1, x1 + 1):
+            if x == x1 or superpixels[y, x] != superpixels[y, first]:
+                counts[superpixels[y, first]] += x - first
+                first = x
 
 
 def image_costs(
@@ -92,34 +156,27 @@ def image_costs(
     log_probabilities: np.ndarray | None,
     *,
     clip: float,
+    costs: Literal["averaged", "literal"],
 ) -> tuple[np.ndarray, np.ndarray]:
     """Both costs of every candidate for every box of an image.
 
     Args:
         log_probabilities: as in `regression_costs`; None asks no network.
+        costs: averaged: `regression_costs`; literal: `literal_regression_costs`, P times.
 
     Returns:
-        overlap costs (N, P) in [0, 1], and regression costs (N, P) in [0, clip], NaN for None.
+        overlap costs (N, P) in [0, 1], and regression costs (N, P), NaN for None.
+
+    Reading: Eq. 2 divides the overlap by P. For the literal costs the other one is multiplied by P
+    instead, which ranks candidates alike and keeps the overlap in [0, 1].
     """
     overlap = overlap_costs(proposals, boxes)
     if log_probabilities is None:
         return overlap, np.full_like(overlap, np.nan)
+    if costs == "literal":
+        sums = literal_regression_costs(proposals, categories, log_probabilities, clip=clip)
+        return overlap, len(proposals) * sums
     return overlap, regression_costs(proposals, boxes, categories, log_probabilities, clip=clip)
-
-
-def candidate_costs(
-    proposals: Proposals,
-    box: np.ndarray,
-    category: int,
-    log_probabilities: np.ndarray | None,
-    *,
-    clip: float,
-) -> tuple[np.ndarray, np.ndarray]:
-    """`image_costs` of one box (4,). Returns overlap costs (P,) and regression costs (P,)."""
-    overlap, regression = image_costs(
-        proposals, np.asarray(box)[None], np.array([category]), log_probabilities, clip=clip
-    )
-    return overlap[0], regression[0]
 
 
 def choose(
@@ -130,6 +187,7 @@ def choose(
     top_k: int,
     min_box_iou: float,
     fallback_box_iou: float,
+    fallback: Literal["rectangle", "ignore"],
     rng: np.random.Generator,
 ) -> Choice:
     """Draw one of the `top_k` cheapest candidates for a box, each as likely as the others.
@@ -143,20 +201,22 @@ def choose(
     less foreground from them. So only candidates whose box fits by `min_box_iou` compete; where
     fewer than `top_k` do, the `top_k` that fit best. 0 lets all compete, as the paper does.
     Reading: the paper does not say what becomes of a box without a fitting candidate. Under
-    `fallback_box_iou`, or without any overlap, it gets its rectangle.
+    `fallback_box_iou`, or without any overlap, it gets its rectangle, or 255 in all of it.
 
     Args:
         overlap_cost: (P,) in [0, 1].
         regression_cost: (P,); not looked at while lam is 0.
         lam: weight of the regression cost.
         min_box_iou, fallback_box_iou: in [0, 1].
+        fallback: what a box without a fitting candidate gives.
     """
     best = float(overlap_cost.min(initial=1))
-    if best >= 1 or best > 1 - fallback_box_iou:
-        return Choice(-1, 0, best, math.nan)
     # Thresholds are compared as costs: 1 - (1 - 0.6) need not be 0.6.
     admissible = np.flatnonzero((overlap_cost <= 1 - min_box_iou) & (overlap_cost < 1))
-    if len(admissible) < top_k:
+    number = len(admissible)
+    if best >= 1 or best > 1 - fallback_box_iou:
+        return Choice(-1, 0, best, math.nan, number, fallback, "unfit")
+    if number < top_k:
         closest = np.argsort(overlap_cost, kind="stable")[:top_k]
         admissible = closest[overlap_cost[closest] < 1]
     cost = overlap_cost[admissible]
@@ -167,7 +227,8 @@ def choose(
     cheapest = admissible[np.argsort(cost, kind="stable")[:top_k]]
     rank = int(rng.integers(len(cheapest)))
     chosen = int(cheapest[rank])
-    return Choice(chosen, rank, float(overlap_cost[chosen]), float(regression_cost[chosen]))
+    costs = float(overlap_cost[chosen]), float(regression_cost[chosen])
+    return Choice(chosen, rank, *costs, number, "candidate", "chosen")
 
 
 def label_map_of(
@@ -177,12 +238,36 @@ def label_map_of(
 
     Implements: Dai2015 Sec. 4.3 (one candidate for each box, all other pixels background).
     """
-    height, width = proposals.superpixels.shape
-    masks = [
-        box_mask(box, height, width) if choice.proposal < 0 else proposals.mask(choice.proposal)
-        for choice, box in zip(choices, boxes, strict=True)
-    ]
-    return paint(masks, boxes, categories, height, width)
+    label_map = np.zeros(proposals.superpixels.shape, np.uint8)
+    for i in painting_order(boxes):
+        choice, category = choices[i], categories[i]
+        if choice.label == "candidate":
+            _paint_candidate(label_map, proposals, choice.proposal, category)
+        elif choice.label != "background":
+            x0, y0, x1, y1 = boxes[i]
+            label_map[y0:y1, x0:x1] = IGNORE if choice.label == "ignore" else category
+    return label_map
+
+
+def _paint_candidate(
+    label_map: np.ndarray, proposals: Proposals, candidate: int, category: int
+) -> None:
+    """Give the candidate's pixels the category; only its box is looked at."""
+    x0, y0, x1, y1 = proposals.boxes[candidate]
+    inside = np.zeros(proposals.num_superpixels, bool)
+    begin, end = proposals.offsets[candidate], proposals.offsets[candidate + 1]
+    inside[proposals.members[begin:end]] = True
+    label_map[y0:y1, x0:x1][inside[proposals.superpixels[y0:y1, x0:x1]]] = category
+
+
+def painting_order(boxes: np.ndarray) -> np.ndarray:
+    """The places (N,) of boxes (N, 4) in the order in which they are painted.
+
+    Reading: the papers do not say which object wins a pixel that two masks share. The object with
+    the smaller box does, as in the public code for box labels of DeepLab's authors; of two equal
+    ones the later. A box that is to be ignored takes its turn like the others.
+    """
+    return np.argsort(-area(np.reshape(boxes, (-1, 4))), kind="stable")
 
 
 def paint(
@@ -192,14 +277,9 @@ def paint(
     height: int,
     width: int,
 ) -> np.ndarray:
-    """Masks (H, W) bool with their categories, on background. Returns (H, W) uint8.
-
-    Reading: the papers do not say which object wins a pixel that two masks share. The object with
-    the smaller box does, as in the public code for box labels of DeepLab's authors; of two equal
-    ones the later.
-    """
+    """Masks (H, W) bool with their categories, on background. Returns (H, W) uint8."""
     label_map = np.zeros((height, width), np.uint8)
-    for i in np.argsort(-area(np.reshape(boxes, (-1, 4))), kind="stable"):
+    for i in painting_order(boxes):
         label_map[masks[i]] = categories[i]
     return label_map
 
@@ -207,7 +287,7 @@ def paint(
 def rectangle_labels(
     boxes: np.ndarray, categories: np.ndarray, height: int, width: int
 ) -> np.ndarray:
-    """Every box (N, 4) filled with its category (N,). Returns (H, W) uint8.
+    """Every box (N, 4) filled with its category (N,), 255 too. Returns (H, W) uint8.
 
     Implements: Dai2015 Table 2 (rectangles).
     """

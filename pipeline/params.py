@@ -492,8 +492,10 @@ class BoxSupLabels:
     lam: float  # lambda, the weight of the network's feedback
     lam_start: int  # epochs before lambda counts
     round_epochs: int
+    costs: Literal["averaged", "literal"]  # over box and mask, or summed over all pixels
     min_box_iou: float  # only candidates whose box overlaps this much are admissible; 0 = all
-    fallback_box_iou: float  # a box without a candidate of this overlap gets its rectangle
+    fallback_box_iou: float  # a box without a candidate of this overlap gets its fallback
+    fallback: Literal["rectangle", "ignore"]  # ignore: 255 in all of the box
 
 
 Estimator = Rectangles | GrabCut | BoxSupLabels
@@ -505,6 +507,8 @@ class BoxSupRun(SemanticRun):
 
     proposals: str
     mask_split: str  # images of this split keep their true masks; none: boxes only
+    difficult: Literal["box", "ignore", "background"]  # box: like others; ignore: 255 in all of it
+    crowd: Literal["ignore", "background"]  # boxes around many objects
     estimator: Estimator
 
 

@@ -251,7 +251,7 @@ def _rectangles_text(choices: pd.DataFrame | None) -> str:
     """Boxes without a fitting candidate, of all boxes, in the first and the last round."""
     if choices is None or choices.empty:
         return DASH
-    rounds = (choices["proposal"] < 0).groupby(choices["epoch"]).agg(["sum", "size"])
+    rounds = (choices["label"] == "rectangle").groupby(choices["epoch"]).agg(["sum", "size"])
     return f"{rounds['sum'].iloc[0]} -> {rounds['sum'].iloc[-1]} of {rounds['size'].iloc[-1]}"
 
 

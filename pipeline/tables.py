@@ -67,10 +67,13 @@ SCHEMAS = {
             ("epoch", pa.int32()),
             ("image_id", pa.string()),
             ("instance", pa.int32()),
-            ("proposal", pa.int32()),  # -1: no candidate overlaps the box, its rectangle is used
+            ("proposal", pa.int32()),  # -1: none
             ("rank", pa.int32()),  # 0 is the cheapest
-            ("overlap_cost", pa.float64()),
+            ("overlap_cost", pa.float64()),  # of the best candidate if none fits; NaN for no try
             ("regression_cost", pa.float64()),  # NaN while lambda is 0
+            ("admissible", pa.int32()),  # candidates whose box fits the object's
+            ("label", pa.string()),  # what is painted: candidate, rectangle, ignore, background
+            ("reason", pa.string()),  # chosen, unfit, difficult, crowd, empty
         ]
     ),
     "metrics": pa.schema(

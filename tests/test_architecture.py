@@ -12,7 +12,8 @@ DISK = {"datasets", "tables", "reports", "figures", "protocol", "exports"}
 BETWEEN = {
     "training", "inference", "fitting", "checkpoints", "box_labels",
     "shards", "proposing", "forests", "edge_training", "ranker_training",
-    "tiles", "parallel", "gradients", "weight_files", "memory", "progress",
+    "tiles", "parallel", "gradients", "weight_files", "memory", "progress", "box_objects",
+    "label_step",
 }  # fmt: skip
 TOP = {
     "stages", "shared_work", "scoring", "proposal_commands", "proposal_arguments", "segmenting",

@@ -22,8 +22,10 @@ BOXSUP = PARAMS.replace(
     <<: *run
     proposals: scg
     mask_split: train
-    estimator: {kind: boxsup, top_k: 3, lam: 1.0, lam_start: 2, round_epochs: 2, min_box_iou: 0.5,
-      fallback_box_iou: 0.3}""",
+    difficult: box
+    crowd: ignore
+    estimator: {kind: boxsup, top_k: 3, lam: 1.0, lam_start: 2, round_epochs: 2, costs: averaged,
+      min_box_iou: 0.5, fallback_box_iou: 0.3, fallback: rectangle}""",
 ).replace(
     "weights:",
     """  scg_sample: {method: scg, dataset: sample, contours: none, ranker: none,
@@ -72,6 +74,7 @@ def digests(folder: Path) -> dict[str, str]:
     [
         "checkpoint.pt:1",
         "checkpoint.pt:4",
+        "labels-0002.parquet:1",
         "choices-0002.parquet:1",
         "history.parquet:3",
         "models/boxes.pt:1",

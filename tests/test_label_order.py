@@ -37,6 +37,7 @@ def first_labels(drawn: Drawn, proposals: Proposals) -> np.ndarray:
     """The labels of the first round, which knows boxes and candidates and no network."""
     costs = overlap_costs(proposals, drawn.boxes)
     settings = {"lam": 0.0, "top_k": 1, "min_box_iou": 0.6, "fallback_box_iou": 0.3}
+    settings |= {"fallback": "rectangle"}
     rng = np.random.default_rng(0)
     choices = [choose(cost, np.full_like(cost, np.nan), **settings, rng=rng) for cost in costs]
     return label_map_of(choices, proposals, drawn.boxes, drawn.categories)

@@ -8,17 +8,25 @@ import pytest
 from pipeline.boxes import box_mask, iou, tight_box
 from pipeline.labels import (
     Choice,
-    candidate_costs,
     choose,
     grabcut_mask,
     image_costs,
     label_map_of,
+    left_out,
+    literal_regression_costs,
     paint,
     rectangle_labels,
 )
 from pipeline.proposals.form import Proposals, from_membership
 
 NO_COST = np.full(10, np.nan)
+
+
+def candidate_costs(proposals, box, category, logs, costs="averaged") -> list[np.ndarray]:
+    """Both costs (P,) of all candidates for one box."""
+    one = np.asarray(box)[None], np.array([category])
+    both = image_costs(proposals, *one, logs, clip=10, costs=costs)
+    return [cost[0] for cost in both]
 
 
 def some_proposals(seed: int, count: int = 40) -> Proposals:
@@ -37,7 +45,7 @@ def log_probabilities(seed: int, num_categories: int, height: int, width: int) -
 
 
 def chosen_once(overlap, regression=NO_COST, seed=0, **settings) -> Choice:
-    usual = dict(lam=0.0, top_k=1, min_box_iou=0.0, fallback_box_iou=0.0)
+    usual = dict(lam=0.0, top_k=1, min_box_iou=0.0, fallback_box_iou=0.0, fallback="rectangle")
     rng = np.random.default_rng(seed)
     return choose(np.array(overlap), np.array(regression), rng=rng, **(usual | settings))
 
@@ -51,7 +59,7 @@ def test_costs_by_hand():
     probabilities = np.full((2, 2, 4), 0.5, np.float32)
     probabilities[:, 0, 0] = 0.25, 0.75  # background, object
     box = np.array([0, 0, 3, 2])
-    overlap, regression = candidate_costs(halves, box, 1, np.log(probabilities), clip=10)
+    overlap, regression = candidate_costs(halves, box, 1, np.log(probabilities))
     half, quarter, three = math.log(2), math.log(4), math.log(4 / 3)
     np.testing.assert_allclose(overlap, [1 - 4 / 6, 1 - 2 / 8])
     # Left: 6 pixels, 4 of the object. Right: 8 pixels, of which background holds the 4 on the left.
@@ -66,7 +74,9 @@ def test_costs_equal_a_loop_over_candidates_and_pixels(seed):
     logs[:, 3, 5] = -np.inf
     boxes = np.array([[2, 1, 9, 12], [0, 0, 24, 15], [7, 7, 8, 8], [6, 5, 18, 10]])
     categories = np.array([3, 1, 3, 2])
-    overlap, regression = image_costs(proposals, boxes, categories, logs, clip=3.0)
+    overlap, regression = image_costs(
+        proposals, boxes, categories, logs, clip=3.0, costs="averaged"
+    )
     for n, (box, category) in enumerate(zip(boxes, categories, strict=True)):
         inside = box_mask(box, 15, 24)
         for p in range(len(proposals)):
@@ -85,34 +95,61 @@ def test_costs_equal_a_loop_over_candidates_and_pixels(seed):
 def test_one_box_costs_what_it_costs_among_others():
     proposals, logs = some_proposals(3), log_probabilities(3, 3, 15, 24)
     boxes, categories = np.array([[2, 1, 9, 12], [3, 0, 20, 15]]), np.array([2, 1])
-    together = image_costs(proposals, boxes, categories, logs, clip=10)
+    together = image_costs(proposals, boxes, categories, logs, clip=10, costs="averaged")
     for n in range(2):
-        alone = candidate_costs(proposals, boxes[n], int(categories[n]), logs, clip=10)
+        alone = candidate_costs(proposals, boxes[n], int(categories[n]), logs)
         np.testing.assert_array_equal(alone[0], together[0][n])
         np.testing.assert_allclose(alone[1], together[1][n], rtol=1e-12)
 
 
 def test_without_a_network_there_is_no_regression_cost():
     boxes = np.array([[2, 1, 9, 12]])
-    overlap, regression = image_costs(some_proposals(4), boxes, np.array([1]), None, clip=10)
+    overlap, regression = image_costs(
+        some_proposals(4), boxes, np.array([1]), None, clip=10, costs="averaged"
+    )
     assert np.isnan(regression).all() and regression.shape == overlap.shape
 
 
 def test_an_image_without_boxes_or_candidates_has_empty_costs():
     proposals, logs = some_proposals(5), log_probabilities(5, 3, 15, 24)
     none = np.zeros((0, 4), int)
-    for costs in image_costs(proposals, none, np.zeros(0, int), logs, clip=10):
+    for costs in image_costs(proposals, none, np.zeros(0, int), logs, clip=10, costs="averaged"):
         assert costs.shape == (0, len(proposals))
     empty = from_membership(np.zeros((15, 24), np.uint16), np.zeros((0, 1), bool))
-    for costs in candidate_costs(empty, np.array([0, 0, 5, 5]), 1, logs, clip=10):
+    for costs in candidate_costs(empty, np.array([0, 0, 5, 5]), 1, logs):
         assert costs.shape == (0,)
+
+
+def test_literal_costs_equal_a_loop_over_all_pixels():
+    proposals, logs = some_proposals(7), log_probabilities(7, 3, 15, 24)
+    logs[0, 2, 3] = -np.inf
+    found = literal_regression_costs(proposals, np.array([2, 1, 2]), logs, clip=6.0)
+    for n, category in enumerate([2, 1, 2]):
+        for p in range(len(proposals)):
+            mask = proposals.mask(p)
+            losses = [
+                min(-float(logs[category if mask[y, x] else 0, y, x]), 6.0)
+                for y in range(15)
+                for x in range(24)
+            ]
+            assert found[n, p] == pytest.approx(sum(losses), rel=1e-9)
+
+
+def test_literal_costs_rank_as_the_printed_sum_does():
+    proposals, logs = some_proposals(8), log_probabilities(8, 3, 15, 24)
+    box, lam, count = [2, 1, 9, 12], 3.0, len(some_proposals(8))
+    overlap, regression = candidate_costs(proposals, box, 2, logs, costs="literal")
+    summed = literal_regression_costs(proposals, np.array([2]), logs, clip=10)[0]
+    printed = overlap / count + lam * summed  # Eq. 4 of Eqs. 2 and 3
+    order = np.argsort(overlap + lam * regression)
+    assert (np.diff(printed[order]) >= -1e-9 * printed.max()).all()
 
 
 def test_a_sure_network_makes_the_true_mask_cheapest():
     proposals = some_proposals(6)
     truth = proposals.mask(7)
     logs = np.log(np.where(np.stack([~truth, truth]), 0.99, 0.01)).astype(np.float32)
-    _, regression = candidate_costs(proposals, tight_box(truth), 1, logs, clip=10)
+    _, regression = candidate_costs(proposals, tight_box(truth), 1, logs)
     same = np.flatnonzero([(proposals.mask(p) == truth).all() for p in range(len(proposals))])
     assert regression.argmin() in same
     assert regression.min() == pytest.approx(-math.log(0.99), rel=1e-5)
@@ -120,7 +157,8 @@ def test_a_sure_network_makes_the_true_mask_cheapest():
 
 # --- choices -----------------------------------------------------------------------------------
 def test_the_smallest_cost_is_chosen():
-    assert chosen_once([0.5, 0.2, 0.4]) == (1, 0, 0.2, pytest.approx(math.nan, nan_ok=True))
+    nan = pytest.approx(math.nan, nan_ok=True)
+    assert chosen_once([0.5, 0.2, 0.4]) == (1, 0, 0.2, nan, 3, "candidate", "chosen")
 
 
 def test_lambda_weighs_the_feedback_of_the_network():
@@ -133,10 +171,8 @@ def test_lambda_weighs_the_feedback_of_the_network():
 def test_each_of_the_k_cheapest_is_drawn_equally():
     overlap = np.array([0.5, 0.1, 0.9, 0.3, 0.2])
     rng = np.random.default_rng(0)
-    draws = [
-        choose(overlap, NO_COST, lam=0.0, top_k=3, min_box_iou=0, fallback_box_iou=0, rng=rng)
-        for _ in range(3000)
-    ]
+    settings = dict(lam=0.0, top_k=3, min_box_iou=0, fallback_box_iou=0, fallback="rectangle")
+    draws = [choose(overlap, NO_COST, **settings, rng=rng) for _ in range(3000)]
     counts = np.bincount([d.proposal for d in draws], minlength=5)
     assert counts[[0, 2]].tolist() == [0, 0]
     assert (abs(counts[[1, 3, 4]] - 1000) < 130).all()
@@ -187,6 +223,13 @@ def test_without_a_fitting_candidate_the_box_gets_its_rectangle():
     assert nothing[:3] == (-1, 0, 1.0) and math.isnan(nothing.regression_cost)
 
 
+def test_a_box_without_a_fitting_candidate_may_be_ignored_instead():
+    found = chosen_once([0.8, 0.75], fallback_box_iou=0.3, min_box_iou=0.22, fallback="ignore")
+    assert (found.label, found.reason, found.admissible) == ("ignore", "unfit", 1)
+    fits = chosen_once([0.8, 0.75], fallback_box_iou=0.2, fallback="ignore")
+    assert (fits.label, fits.reason, fits.admissible) == ("candidate", "chosen", 2)
+
+
 def test_the_same_generator_gives_the_same_choice():
     overlap = np.linspace(0.1, 0.5, 30)
     many = [chosen_once(overlap, np.zeros(30), top_k=20, seed=s) for s in (1, 1, 2, 3)]
@@ -227,10 +270,41 @@ def test_a_choice_is_painted_as_its_candidate_or_its_rectangle():
     halves = from_membership(
         np.array([[0, 0, 1, 1]] * 2, np.uint16), np.array([[True, False], [False, True]])
     )
-    choices = [Choice(1, 0, 0.2, math.nan), Choice(-1, 0, 0.9, math.nan)]
+    choices = [
+        Choice(1, 0, 0.2, math.nan, 1, "candidate", "chosen"),
+        Choice(-1, 0, 0.9, math.nan, 0, "rectangle", "unfit"),
+    ]
     boxes = np.array([[1, 0, 4, 2], [0, 1, 2, 2]])
     painted = label_map_of(choices, halves, boxes, np.array([6, 2]))
     assert painted.tolist() == [[0, 0, 6, 6], [2, 2, 6, 6]]
+
+
+def test_a_box_may_be_ignored_or_left_to_the_background():
+    halves = from_membership(
+        np.array([[0, 0, 1, 1]] * 2, np.uint16), np.array([[True, False], [False, True]])
+    )
+    choices = [
+        left_out("ignore", "crowd"),
+        Choice(1, 0, 0.2, math.nan, 1, "candidate", "chosen"),
+        left_out("background", "difficult"),
+    ]
+    boxes = np.array([[0, 0, 4, 2], [2, 0, 3, 2], [0, 0, 1, 1]])
+    painted = label_map_of(choices, halves, boxes, np.array([6, 2, 3]))
+    assert painted.tolist() == [[255, 255, 2, 2], [255, 255, 2, 2]]
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_map_of_choices_equals_painting_whole_masks(seed):
+    proposals, rng = some_proposals(seed), np.random.default_rng(seed)
+    corners = np.sort(rng.integers(0, 12, (8, 2, 2)), axis=1)
+    boxes = np.concatenate([corners[:, 0], corners[:, 1] + 1], axis=1)
+    categories = np.arange(1, 9)
+    choices = [Choice(int(p), 0, 0.0, 0.0, 1, "candidate", "chosen") for p in range(6)]
+    choices += [left_out("rectangle", "unfit"), left_out("ignore", "unfit")]
+    masks = [proposals.mask(p) for p in range(6)] + [box_mask(box, 15, 24) for box in boxes[6:]]
+    expected = paint(masks, boxes, np.where(categories == 8, 255, categories), 15, 24)
+    found = label_map_of(choices, proposals, boxes, categories)
+    np.testing.assert_array_equal(found, expected)
 
 
 # --- GrabCut -----------------------------------------------------------------------------------

@@ -17,10 +17,9 @@ from pipeline.categories import CITYSCAPES, CONTEXT, VOC
 from pipeline.datasets.prepared import Prepared
 from pipeline.datasets.proposal_table import ProposalTable, to_row
 from pipeline.errors import BadInput
+from pipeline.label_step import rebuilt_map
 from pipeline.masks import encode_index_png
 from pipeline.params import Params, build, read_yaml
-from pipeline.proposals.form import Proposals
-from pipeline.stages import report as stage
 from pipeline.stages.report import is_current, report
 from pipeline.tables import read_table, write_table
 
@@ -133,9 +132,11 @@ RUN = {
 BOXES = {
     "proposals": "scg",
     "mask_split": "none",
+    "difficult": "box",
+    "crowd": "ignore",
     "estimator": {
         "kind": "boxsup", "top_k": 5, "lam": 1.0, "lam_start": 8, "round_epochs": 2,
-        "min_box_iou": 0.6, "fallback_box_iou": 0.3,
+        "costs": "averaged", "min_box_iou": 0.6, "fallback_box_iou": 0.3, "fallback": "rectangle",
     },
 }  # fmt: skip
 SCG = {
@@ -238,7 +239,8 @@ LABELS = history(
     (0, 0, "label_mean_area", 0.15),
     (80, 4, "label_mean_area", 0.125),
 )
-CHOICES = pd.DataFrame({"epoch": [0, 0, 2, 2, 4, 4], "proposal": [-1, -1, 5, -1, 5, -1]})
+PAINTED = ["rectangle", "rectangle", "candidate", "rectangle", "candidate", "rectangle", "ignore"]
+CHOICES = pd.DataFrame({"epoch": [0, 0, 2, 2, 4, 4, 4], "label": PAINTED})
 
 
 @pytest.fixture
@@ -361,7 +363,7 @@ def test_iou_by_category_shows_a_dash_for_an_absent_one(text):
 def test_label_quality_shows_first_lowest_and_last_round(text):
     row = cells(section(text, "Sample").split("### Labels")[1], "sample_box")
     assert row[:5] == ["sample_box", "3", "70.00", "65.12 (epoch 2)", "72.00"]
-    assert row[5:] == ["15.00 -> 12.50", "2 -> 1 of 2"]
+    assert row[5:] == ["15.00 -> 12.50", "2 -> 1 of 3"]
 
 
 def test_the_header_states_processor_torch_precision_and_data(text):
@@ -567,7 +569,9 @@ def write_files(root, *, proposals):
         root / "data/models/sample_box.history.parquet", "history", pd.concat([LABELS, losses])
     )
     choices = [{"epoch": e, "image_id": i, "instance": 0, "proposal": p, "rank": 0,
-                "overlap_cost": 0.1, "regression_cost": 0.2}
+                "overlap_cost": 0.1, "regression_cost": 0.2, "admissible": 1,
+                "label": "rectangle" if p < 0 else "candidate",
+                "reason": "unfit" if p < 0 else "chosen"}
                for e, p in ((0, -1), (2, 0), (4, 0)) for i in ids]  # fmt: skip
     write_table(root / "data/models/sample_box.choices.parquet", "choices", choices)
 
@@ -601,11 +605,10 @@ def test_the_stage_writes_tables_json_and_every_picture(project):
 def test_labels_are_rebuilt_from_choices_and_proposals(project):
     write_files(project, proposals=True)
     data = Prepared(project, "sample")
-    candidates = Proposals(**ProposalTable(project / "data/proposals/scg/sample").of("val_0"))
+    stored = ProposalTable(project / "data/proposals/scg/sample")
     choices = read_table(project / "data/models/sample_box.choices.parquet", "choices")
-    of_image = choices[choices["image_id"] == "val_0"]
-    first = stage._label_map(data, "val_0", candidates, of_image[of_image["epoch"] == 0])
-    later = stage._label_map(data, "val_0", candidates, of_image[of_image["epoch"] == 2])
+    first = rebuilt_map(data, "val_0", stored, choices[choices["epoch"] == 0])
+    later = rebuilt_map(data, "val_0", stored, choices[choices["epoch"] == 2])
     rectangle, candidate = np.zeros((12, 16), bool), np.zeros((12, 16), bool)
     rectangle[2:8, 3:9], candidate[3:7, 4:8] = True, True
     assert np.array_equal(first == 1, rectangle) and np.array_equal(later == 1, candidate)

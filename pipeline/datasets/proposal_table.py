@@ -298,10 +298,10 @@ class ProposalTable:
                 "make them again for the dataset as it is now (`dvc repro`)"
             )
         path, row = self._place[image_id]
-        if self._part[0] != path:
-            self._part = (path, read_arrow(path, "proposals").combine_chunks())
-        part = self._part[1]
-        assert part is not None
+        last, part = self._part  # once: other threads may ask for other parts
+        if last != path or part is None:
+            part = read_arrow(path, "proposals").combine_chunks()
+            self._part = (path, part)
         scalars = {name: part[name][row] for name in part.schema.names}
         try:
             if missing := [name for name, value in scalars.items() if not value.is_valid]:

@@ -12,18 +12,16 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from pipeline import figures, reports
 from pipeline.datasets.prepared import Prepared
 from pipeline.datasets.proposal_table import ProposalTable
 from pipeline.errors import BadInput
-from pipeline.labels import Choice, label_map_of
+from pipeline.label_step import rebuilt_map
 from pipeline.machine import machine
 from pipeline.masks import decode_index_png
 from pipeline.params import BoxSupLabels, BoxSupRun, Params, SemanticRun, read_yaml
-from pipeline.proposals.form import Proposals
 from pipeline.protocol import gather
 from pipeline.tables import read_table
 
@@ -256,25 +254,8 @@ def _labels(
     rows = []
     shown = data.images.loc[data.images["has_masks"], "image_id"]  # some have boxes only
     for image_id in [i for i in data.ids(run.split) if i in chosen & set(shown)][:IMAGES_SHOWN]:
-        of_image = table[table["image_id"] == image_id]
-        candidates = Proposals(**stored.of(image_id))
-        maps = [
-            _label_map(data, image_id, candidates, of_image[of_image["epoch"] == epoch])
-            for epoch in epochs
-        ]
+        rounds = [table[table["epoch"] == epoch] for epoch in epochs]
+        maps = [rebuilt_map(data, image_id, stored, choices) for choices in rounds]
         rows.append((image_id, data.image(image_id), [data.label_map(image_id), *maps]))
     headings = ["image", "truth", *(f"labels, epoch {epoch}" for epoch in epochs)]
     figures.overlays(path, headings, rows, data.categories)
-
-
-def _label_map(
-    data: Prepared, image_id: str, proposals: Proposals, chosen: pd.DataFrame
-) -> np.ndarray:
-    """The labels (H, W) uint8 of an image in one round, from the round's choices for its boxes."""
-    objects = data.objects(image_id).set_index("instance").loc[chosen["instance"]]
-    choices = [
-        Choice(row.proposal, row.rank, row.overlap_cost, row.regression_cost)
-        for row in chosen.itertuples()
-    ]
-    boxes = objects[["x0", "y0", "x1", "y1"]].to_numpy()
-    return label_map_of(choices, proposals, boxes, objects["category"].to_numpy())
