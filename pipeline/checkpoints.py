@@ -13,24 +13,30 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.errors import BadFile, BadInput
+from pipeline.models.deeplab import Deeplab, deeplab, deeplab_largefov
 from pipeline.models.fcrn import Fcrn, fcrn
 from pipeline.models.resnet import PLANS, ResNet, load_body_weights, resnet
-from pipeline.params import FcrnExtended, Network, build
-from pipeline.training import load_checkpoint, save_checkpoint
+from pipeline.models.vgg import Vgg, convolutional, subsampled, vgg16
+from pipeline.params import DeeplabLargeFov, FcrnExtended, Network, build
+from pipeline.params import Fcrn as FcrnDescription
+from pipeline.training import LAST_LAYER, load_checkpoint, save_checkpoint
 from pipeline.weight_files import read_state_dict
 
+SemanticNetwork = Fcrn | Deeplab
 CPU = torch.device("cpu")
-LAST_LAYER = "classifier."  # what alone knows the categories
 
 
 # --- ours ----------------------------------------------------------------------------------------
-def build_network(network: Network, num_categories: int, *, seed: int) -> Fcrn:
+def build_network(network: Network, num_categories: int, *, seed: int) -> SemanticNetwork:
     """The network that a run describes, with fresh weights drawn from a seed."""
     torch.manual_seed(seed)
     return _described(network, num_categories)
 
 
-def _described(network: Network, num_categories: int) -> Fcrn:
+def _described(network: Network, num_categories: int) -> SemanticNetwork:
+    if not isinstance(network, FcrnDescription):
+        made = deeplab_largefov if isinstance(network, DeeplabLargeFov) else deeplab
+        return made(num_categories=num_categories, dropout=network.dropout)
     return fcrn(
         depth=network.depth,
         stride=network.stride,
@@ -54,7 +60,7 @@ def save_weights(path: Path, body: nn.Module | None) -> None:
     )
 
 
-def load_model(path: Path, device: torch.device) -> tuple[Fcrn, dict[str, Any]]:
+def load_model(path: Path, device: torch.device) -> tuple[SemanticNetwork, dict[str, Any]]:
     """A trained network in evaluation mode, and the checkpoint it came from.
 
     Raises:
@@ -80,11 +86,11 @@ def load_model(path: Path, device: torch.device) -> tuple[Fcrn, dict[str, Any]]:
     return network.to(device, torch.float32).eval(), saved
 
 
-def start_from(path: Path, network: Fcrn, categories: Sequence[str]) -> None:
+def start_from(path: Path, network: SemanticNetwork, categories: Sequence[str]) -> None:
     """Put starting weights into a network: none, those of its body, or all of another run's.
 
-    Another run's last layer is left out, and stays as it is in `network`, where that run had other
-    categories.
+    Those of VGG-16's full layers are subsampled where the network's are smaller. Another run's last
+    layer is left out, and stays as it is in `network`, where that run had other categories.
 
     Args:
         categories: names of those of `network`, background first.
@@ -97,6 +103,8 @@ def start_from(path: Path, network: Fcrn, categories: Sequence[str]) -> None:
     if part == "none":
         return
     target, state = (network.body if part == "body" else network), saved["network"]
+    if isinstance(target, Vgg):
+        state = subsampled(state, target)
     if part == "network" and saved["categories"] != list(categories):
         print(
             f"{path}: {len(saved['categories'])} categories, here {len(categories)}, "
@@ -131,23 +139,45 @@ def _reasons(error: Exception) -> str:
 
 
 # --- others' -------------------------------------------------------------------------------------
-def read_body(path: Path, depth: int) -> ResNet:
-    """A ResNet body from a file of torchvision's or timm's names.
+def read_body(path: Path, depth: int) -> ResNet | Vgg:
+    """A body from a file of torchvision's or timm's names.
 
     Args:
         path: a state dict as torch or safetensors writes it, alone or as a training program wraps
-            it, with or without the classifier of ImageNet.
-        depth: 50, 101 or 152.
+            it, with or without the last layer, of ImageNet's categories.
+        depth: 50, 101 or 152: a ResNet's; 16: VGG-16, with its full layers.
 
     Raises:
-        BadFile: not there, not readable, no state dict, or not of this depth.
+        BadFile: not there, not readable, no state dict, or not of this body.
     """
     state = read_state_dict(path)
+    return _vgg(path, state) if depth == 16 else _resnet(path, state, depth)
+
+
+def _vgg(path: Path, state: Mapping[str, Tensor]) -> Vgg:
+    """VGG-16 with its full layers as they are: fc6 of 7x7, which keeps the size."""
+    with torch.device("meta"):
+        body = vgg16(kernel=7, dilation=1, channels=4096)
+    try:
+        body.load_state_dict(convolutional(state), assign=True)
+    except (RuntimeError, ValueError) as error:
+        found = _depth(state)
+        if found is not None:
+            raise BadFile(path, f"a ResNet-{found}, no VGG-16", "correct `depth`") from error
+        problem = f"these weights do not fit the body ({_reasons(error)})"
+        remedy = "put weights of VGG-16 there, without BatchNorm, in torchvision's or timm's form"
+        raise BadFile(path, problem, remedy) from error
+    return body.float()
+
+
+def _resnet(path: Path, state: Mapping[str, Tensor], depth: int) -> ResNet:
     body = resnet(depth=depth, stride=32)
     try:
         load_body_weights(body, state)
     except ValueError as error:
         found = _depth(state)
+        if "features.0.weight" in state:
+            raise BadFile(path, f"no ResNet-{depth}, but a VGG", "correct `depth`") from error
         if found not in (None, depth):
             raise BadFile(path, f"a ResNet-{found}, not -{depth}", "correct `depth`") from error
         remedy = f"put weights of an original ResNet-{depth} there, in torchvision's or timm's form"

@@ -12,11 +12,14 @@ from pipeline.params import (
     CocoDataset,
     ContextDataset,
     Dataset,
+    Deeplab,
+    DeeplabLargeFov,
     Fcrn,
     FcrnExtended,
     FolderDataset,
     ImagenetWeights,
     MixtureDataset,
+    Network,
     Params,
     SampleDataset,
     SbdDataset,
@@ -28,6 +31,9 @@ from pipeline.params import (
 _BYTES_PER_PROPOSAL_TABLE_ROW = 39 * 1024  # measured: 5,000 candidates of a 375 x 500 photograph
 _FLOP_PER_SECOND = 100e12  # assumed of a GPU, sustained; an H200's peak is 790e12 in bf16
 _BLOCKS = {50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}  # He et al., Table 1
+# VGG-16's groups in DeepLab: convolutions, channels, pixels per cell
+_VGG = ((2, 64, 1), (2, 128, 2), (3, 256, 4), (3, 512, 8), (3, 512, 8))
+_CHANNELS = {Deeplab: 4096, DeeplabLargeFov: 1024}  # of fc6 and fc7
 
 
 def describe_costs(params: Params, added: Iterable[tuple[str, str]]) -> list[str]:
@@ -55,7 +61,7 @@ def describe_costs(params: Params, added: Iterable[tuple[str, str]]) -> list[str
                 uncounted.append(name)
             else:
                 flop += run_flop
-                parts["models"] += 4 * body_parameters(entry.network.depth)
+                parts["models"] += 4 * network_parameters(entry.network)
     told = ", ".join(f"{name} {size / 1e9:.1f}" for name, size in parts.items())
     lines = [
         f"GB: about {sum(parts.values()) / 1e9:.1f} ({told}; less what there are copies of; "
@@ -163,18 +169,32 @@ def training_flop(params: Params, run: SemanticRun) -> float | None:
     """
     entry = params.datasets[run.dataset]
     images, categories = split_sizes(entry).get(run.split), num_categories(entry)
-    if images is None or categories is None or run.network.depth not in _BLOCKS:
+    counted = isinstance(run.network, Deeplab) or run.network.depth in _BLOCKS
+    if images is None or categories is None or not counted:
         return None
     height, width = run.augmentation.crop
     per_pixel = multiply_adds_per_pixel(run.network, num_categories=categories)
     return 3 * 2 * per_pixel * height * width * images * run.epochs
 
 
-def multiply_adds_per_pixel(network: Fcrn, *, num_categories: int) -> float:
+def multiply_adds_per_pixel(network: Network, *, num_categories: int) -> float:
     """Multiply-adds of the convolutions in one forward pass, per pixel of the input.
 
-    The 3x3 convolution of a stage's first block carries the stride.
+    The 3x3 convolution of a ResNet stage's first block carries the stride. Of DeepLab's cells on
+    corners the outer halves are left out.
     """
+    if isinstance(network, Fcrn):
+        return _fcrn_multiply_adds(network, num_categories)
+    total, inputs = 0.0, 3
+    for layers, width, reduction in _VGG:
+        total += 9 * (inputs + (layers - 1) * width) * width / reduction**2
+        inputs = width
+    channels = _CHANNELS[type(network)]
+    full = (network.kernel**2 * inputs + channels + num_categories) * channels
+    return total + full / network.stride**2
+
+
+def _fcrn_multiply_adds(network: Fcrn, num_categories: int) -> float:
     total = 7 * 7 * 3 * 64 / 2**2
     channels, reduction = 64, 4  # after the stem: 1 / 4 of the height and of the width
     for stage, (blocks, width) in enumerate(
@@ -194,8 +214,28 @@ def multiply_adds_per_pixel(network: Fcrn, *, num_categories: int) -> float:
     return total + network.kernel**2 * channels * outputs / reduction**2
 
 
+def network_parameters(network: Network) -> int:
+    """Nearly all numbers of a trained network: those of its body's convolutions."""
+    if isinstance(network, Fcrn):
+        return body_parameters(network.depth)
+    return _vgg_parameters(network.kernel, _CHANNELS[type(network)])
+
+
+def _vgg_parameters(kernel: int, channels: int) -> int:
+    total, inputs = 0, 3
+    for layers, width, _ in _VGG:
+        total += 9 * (inputs + (layers - 1) * width) * width
+        inputs = width
+    return total + (kernel**2 * inputs + channels) * channels
+
+
 def body_parameters(depth: int) -> int:
-    """Weights of a ResNet's convolutions: nearly all of a checkpoint's numbers."""
+    """Weights of a body: nearly all numbers of a file of starting weights.
+
+    Of 16: VGG-16 with its full layers; of others: a ResNet's convolutions.
+    """
+    if depth == 16:
+        return _vgg_parameters(7, 4096)
     total, channels = 7 * 7 * 3 * 64, 64
     for blocks, width in zip(_BLOCKS[depth], (64, 128, 256, 512), strict=True):
         total += channels * width + (9 * width + 4 * width + 4 * channels) * width

@@ -27,14 +27,14 @@ import numpy as np
 import torch
 from torch import nn
 
+from pipeline.checkpoints import SemanticNetwork
 from pipeline.errors import BadFile, BadInput
 from pipeline.gradients import images_that_fit, learner, try_step
 from pipeline.losses import bootstrapped_cross_entropy
 from pipeline.memory import memory_as_input, need_memory
-from pipeline.models.fcrn import Fcrn
 from pipeline.models.frozen import with_frozen_pairs
 from pipeline.parallel import first_process_first, largest, neighbours, own_share, rank
-from pipeline.params import SemanticRun
+from pipeline.params import Deeplab, SemanticRun
 from pipeline.progress import Progress
 from pipeline.tables import read_table, write_table
 from pipeline.training import (
@@ -64,12 +64,12 @@ class LabelMaps:
 def fit(
     folder: Path,
     run: SemanticRun,
-    network: Fcrn,
+    network: SemanticNetwork,
     *,
     ids: list[str],
     categories: tuple[str, ...],
     image_of: Callable[[str], np.ndarray],
-    labels_of_round: Callable[[Fcrn, int], LabelMaps],
+    labels_of_round: Callable[[Any, int], LabelMaps],
     round_epochs: int,
     device: torch.device,
 ) -> None:
@@ -126,6 +126,7 @@ def fit(
                 stride=network.stride,
                 batch=run.batch,
                 seed=run.seed,
+                grid=network.grid,
             )
             step = _train_round(
                 trained.train(),
@@ -199,7 +200,9 @@ def _train_round(
         )
 
 
-def _trained_form(network: Fcrn, run: SemanticRun, device: torch.device) -> tuple[nn.Module, int]:
+def _trained_form(
+    network: SemanticNetwork, run: SemanticRun, device: torch.device
+) -> tuple[nn.Module, int]:
     """The network in the form that learns, of the same parameters; images that go through at once.
 
     Raises:
@@ -256,7 +259,7 @@ class _Kept:
 
     folder: Path
     run: SemanticRun
-    network: Fcrn
+    network: SemanticNetwork
     optimizer: torch.optim.Optimizer
     categories: tuple[str, ...]
     seconds: float  # from one checkpoint to the next
@@ -315,7 +318,7 @@ class _Kept:
         )
 
 
-def _optimizer(network: Fcrn, run: SemanticRun) -> torch.optim.SGD:
+def _optimizer(network: SemanticNetwork, run: SemanticRun) -> torch.optim.SGD:
     return sgd(
         network,
         lr=run.lr,
@@ -323,6 +326,7 @@ def _optimizer(network: Fcrn, run: SemanticRun) -> torch.optim.SGD:
         nesterov=run.nesterov,
         weight_decay=run.weight_decay,
         bias_lr_factor=run.bias_lr_factor,
+        last_lr_factor=run.network.last_lr_factor if isinstance(run.network, Deeplab) else 1.0,
     )
 
 

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pipeline.models.fast import merge_batch_norms, sum_taps
-from pipeline.params import Precision, Views
+from pipeline.params import Grid, Precision, Views
 from pipeline.transforms import normalise
 
 Size = tuple[int, int]  # pixels down and right
@@ -35,7 +35,8 @@ def predict_probabilities(
     Implements: Wu2016 Sec. 3.1 (whole image, no resizing: one view).
 
     Args:
-        network: in `eval()`, on `device`, with an attribute `stride`.
+        network: in `eval()`, on `device`, with an attribute `stride`; and `grid`, "corners" where
+            its score cells lie as DeepLab's do.
         image: (H, W, 3) uint8 RGB, of any size.
         views: `scales`: the image is resized to each; `flip`: and mirrored left to right too;
             `shifts` n: and each of these moved down and right by every multiple of 1 / n of a
@@ -91,12 +92,14 @@ def view_probabilities(
     Returns:
         (B, C, H, W) float32.
 
-    Reading: sizes are brought to a multiple of the stride by the mean colour below and to the
-    right; where a view is moved, above and to the left too. Probabilities, not logits, are
-    enlarged, with half-pixel centres as in `labels_on_grid`.
+    Reading: sizes are brought to a multiple of the stride (on corners: and 1 more) by the mean
+    colour below and to the right; where a view is moved, above and to the left too. Probabilities,
+    not logits, are enlarged, with half-pixel centres or aligned corners as in `labels_on_grid`.
     """
     cells = _cell_probabilities(network, pixels, precision, moved)
-    return _enlarge(cells, _stride(network), (pixels.shape[2], pixels.shape[3]), moved)
+    enlarged = _enlarge(cells, _stride(network), grid_of(network))
+    (down, right), (height, width) = moved, pixels.shape[2:]
+    return enlarged[:, :, down : down + height, right : right + width]  # what was padded is cut off
 
 
 def _cell_probabilities(
@@ -106,7 +109,9 @@ def _cell_probabilities(
     if network.training:
         raise ValueError("the network is in training mode; call network.eval() first")
     stride, (down, right) = _stride(network), moved
-    below, after = -(pixels.shape[2] + down) % stride, -(pixels.shape[3] + right) % stride
+    height, width = pixels.shape[2] + down, pixels.shape[3] + right
+    beyond = 1 if grid_of(network) == "corners" else 0  # the last cell's corner
+    below, after = (beyond - height) % stride, (beyond - width) % stride
     padded = F.pad(pixels, (right, after, down, below))  # 0 is the mean colour
     padded = padded.contiguous(memory_format=torch.channels_last)
     with torch.autocast(pixels.device.type, torch.bfloat16, enabled=precision == "bf16"):
@@ -118,11 +123,22 @@ def _stride(network: nn.Module) -> int:
     return int(network.stride)  # type: ignore[arg-type]
 
 
-def _enlarge(cells: Tensor, stride: int, size: Size, moved: Size) -> Tensor:
-    """(B, C, h, w) to the pixels (B, C, H, W) of a view; what was padded is cut off."""
-    whole = (cells.shape[2] * stride, cells.shape[3] * stride)
-    enlarged = F.interpolate(cells, size=whole, mode="bilinear")
-    return enlarged[:, :, moved[0] : moved[0] + size[0], moved[1] : moved[1] + size[1]]
+def grid_of(network: nn.Module) -> Grid:
+    """Where a network's score cells lie: on centres, where it does not say."""
+    return "corners" if getattr(network, "grid", "centres") == "corners" else "centres"
+
+
+def _enlarge(cells: Tensor, stride: int, grid: Grid) -> Tensor:
+    """Along all axes but the first two, cells to the pixels that they stand for, between them too.
+
+    Args:
+        cells: (B, C, h, w), or (B, C, h).
+    """
+    mode = "bilinear" if cells.ndim == 4 else "linear"
+    if grid == "corners":
+        whole = [(number - 1) * stride + 1 for number in cells.shape[2:]]
+        return F.interpolate(cells, size=whole, mode=mode, align_corners=True)
+    return F.interpolate(cells, size=[n * stride for n in cells.shape[2:]], mode=mode)
 
 
 def _resize(maps: Tensor, size: Size) -> Tensor:
@@ -169,7 +185,8 @@ def predict_label_map(
         for pixels in _scaled(image, views, device)
         for moved in _moves(views.shifts, stride)
     ]
-    return label_map_of_cells(cells, stride=stride, size=image.shape[:2])
+    grid = grid_of(network)
+    return label_map_of_cells(cells, stride=stride, grid=grid, size=image.shape[:2])
 
 
 @dataclass(frozen=True)
@@ -182,7 +199,9 @@ class Cells:
 
 
 @torch.inference_mode()
-def label_map_of_cells(all_views: Sequence[Cells], *, stride: int, size: Size) -> np.ndarray:
+def label_map_of_cells(
+    all_views: Sequence[Cells], *, stride: int, grid: Grid = "centres", size: Size
+) -> np.ndarray:
     """The category that is best at every pixel of the image by the mean over all views, on a CPU.
 
     Bringing the probabilities of cells to the pixels of the image is linear, rows and columns
@@ -191,14 +210,15 @@ def label_map_of_cells(all_views: Sequence[Cells], *, stride: int, size: Size) -
 
     Args:
         all_views: of the image; each counts the same.
-        stride: pixels of a view per cell. size: H, W of the image.
+        stride: pixels of a view per cell. grid: where these lie. size: H, W of the image.
 
     Returns:
         (H, W) uint8, the first of equals.
     """
     wide, rows = [], []
     for cells in all_views:
-        across, down = (_to_image(cells, axis, stride, size) for axis in (1, 0))  # (W, w), (H, h)
+        # (W, w), (H, h)
+        across, down = (_to_image(cells, axis, stride, grid, size) for axis in (1, 0))
         by_row = cells.values.transpose(1, 2).contiguous()  # (1 or 2, h, C, w)
         expanded = by_row[0] @ across.T  # (h, C, W)
         if len(by_row) == 2:
@@ -209,18 +229,18 @@ def label_map_of_cells(all_views: Sequence[Cells], *, stride: int, size: Size) -
     return _best_categories(torch.cat(wide).numpy(), index, weight)
 
 
-def _to_image(cells: Cells, axis: int, stride: int, size: Size) -> Tensor:
+def _to_image(cells: Cells, axis: int, stride: int, grid: Grid, size: Size) -> Tensor:
     """Along one axis, what each score cell of a view counts at each pixel of the image.
 
     Args:
-        axis: 0 downwards, 1 to the right. stride, size: as of `label_map_of_cells`.
+        axis: 0 downwards, 1 to the right. stride, grid, size: as of `label_map_of_cells`.
 
     Returns:
         (pixels of the image, cells) float32; each row sums to 1.
     """
     number, begin = cells.values.shape[2 + axis], cells.moved[axis]
     unit = torch.eye(number)[None]  # a channel for each cell, which alone is 1 there
-    pixels = F.interpolate(unit, size=number * stride, mode="linear")
+    pixels = _enlarge(unit, stride, grid)
     pixels = pixels[:, :, begin : begin + cells.view[axis], None]
     return _resize(pixels, (size[axis], 1))[0, :, :, 0].T
 

@@ -12,7 +12,7 @@ import types
 from collections.abc import Callable
 from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Any, ClassVar, Literal, Union, get_args, get_origin, get_type_hints
 
 from pipeline.errors import BadInput
 
@@ -27,6 +27,7 @@ SECTIONS = (
     "evaluations",
 )
 Precision = Literal["fp32", "bf16"]
+Grid = Literal["centres", "corners"]  # where a score cell's label is: `transforms.labels_on_grid`
 
 
 # --- datasets ----------------------------------------------------------------------------------
@@ -297,18 +298,18 @@ class NoWeights:
 
 @dataclass(frozen=True)
 class ImagenetWeights:
-    """torchvision's ImageNet weights of a ResNet."""
+    """torchvision's ImageNet weights of VGG-16, or of a ResNet."""
 
     kind: Literal["imagenet"]
-    depth: Literal[50, 101, 152]
+    depth: Literal[16, 50, 101, 152]  # 16: VGG-16; the others: ResNets
 
 
 @dataclass(frozen=True)
 class FileWeights:
-    """Somebody's weights of a ResNet, in a file of torchvision's or timm's names."""
+    """Somebody's weights of VGG-16 or a ResNet, in a file of torchvision's or timm's names."""
 
     kind: Literal["file"]
-    depth: Literal[50, 101, 152]
+    depth: Literal[16, 50, 101, 152]  # as of ImagenetWeights
     place: str  # a folder: data/raw/<place>, or where local.yaml or PIPELINE_DATA_<PLACE> says
     file: str  # its name there
     sha256: str  # its digest or the first 8 digits of it or more; none: any file of that name
@@ -353,6 +354,7 @@ class Fcrn:
     stride: Literal[8, 16, 32]  # 8 means 1/8 resolution
     kernel: int
     dilation: int
+    grid: ClassVar[Grid] = "centres"
 
     @property
     def field_of_view(self) -> int:
@@ -382,7 +384,38 @@ class FcrnExtended(Fcrn):
         )
 
 
-Network = Fcrn | FcrnExtended
+@dataclass(frozen=True)
+class Deeplab:
+    """The plain DeepLab on VGG-16, the network of Dai et al."""
+
+    kind: Literal["deeplab"]
+    dropout: float  # rate after fc6 and after fc7
+    last_lr_factor: float  # the last layer learns at lr times this, its bias as others beside it
+    depth: ClassVar[int] = 16
+    stride: ClassVar[int] = 8
+    kernel: ClassVar[int] = 4  # of fc6
+    dilation: ClassVar[int] = 4
+    grid: ClassVar[Grid] = "corners"
+
+    @property
+    def field_of_view(self) -> int:
+        """Of fc6, in pixels, as of `Fcrn`.
+
+        DeepLab's own tables count 24 pixels more: 128 here and 224 for LargeFOV.
+        """
+        return field_of_view(stride=self.stride, kernel=self.kernel, dilation=self.dilation)
+
+
+@dataclass(frozen=True)
+class DeeplabLargeFov(Deeplab):
+    """DeepLab-LargeFOV on VGG-16: another network, with numbers of its own."""
+
+    kind: Literal["deeplab_largefov"]  # type: ignore[assignment]
+    kernel: ClassVar[int] = 3
+    dilation: ClassVar[int] = 12
+
+
+Network = Fcrn | FcrnExtended | Deeplab | DeeplabLargeFov
 
 
 @dataclass(frozen=True)
@@ -533,13 +566,30 @@ ONE_VIEW = Views(scales=(1.0,), flip=False, shifts=1)  # the image as it is
 
 
 @dataclass(frozen=True)
+class DenseCrf:
+    """A CRF over all pairs of pixels, after the views are averaged: `pipeline.crf.dense`."""
+
+    kind: Literal["dense"]
+    bilateral_weight: float  # of pixels that are near and of one colour
+    bilateral_xy: float  # pixels
+    bilateral_rgb: float  # levels of 0..255
+    gaussian_weight: float  # of pixels that are near
+    gaussian_xy: float  # pixels
+    iterations: int  # of mean field
+    prune: float  # categories less probable than this everywhere are left out; 0: none
+
+
+Crf = Literal["none"] | DenseCrf
+
+
+@dataclass(frozen=True)
 class Evaluation:
     model: str
     localization: str
     dataset: str
     split: str
     views: Views
-    crf: Literal["none"]
+    crf: Crf
     stands_for: tuple[str, ...]  # rows of reports/paper.csv: "wu2016/Table 7/1"
 
 
@@ -645,13 +695,17 @@ def _build_dataclass(kind: Any, value: Any, file: str, where: str) -> Any:
 
 
 def _build_kind(choices: tuple[Any, ...], value: Any, file: str, where: str) -> Any:
-    """The one of several dataclasses that ``kind`` names."""
-    named = {get_args(get_type_hints(c)["kind"])[0]: c for c in choices}
+    """The one of several dataclasses that ``kind`` names, or a name that stands alone."""
+    alone = [name for c in choices if get_origin(c) is Literal for name in get_args(c)]
+    if isinstance(value, str) and value in alone:
+        return value
+    kinds = [c for c in choices if is_dataclass(c)]
+    named = {get_args(get_type_hints(c)["kind"])[0]: c for c in kinds}
     given = value.get("kind") if isinstance(value, dict) else value
     if not isinstance(value, dict) or not isinstance(given, str) or given not in named:
-        raise BadInput(
-            f"{file}: {where}.kind is {given!r}; choose one of: {', '.join(map(str, named))}"
-        )
+        known = [*alone, *(f"{{kind: {name}, ...}}" for name in named)] if alone else named
+        key = where if alone else f"{where}.kind"
+        raise BadInput(f"{file}: {key} is {given!r}; choose one of: {', '.join(known)}")
     return _build_dataclass(named[given], value, file, where)
 
 
@@ -827,6 +881,7 @@ _RANGES: dict[str, tuple[float, float]] = {
     "dilation": (1, math.inf),
     "hidden": (0, math.inf),
     "dropout": (0, 0.99),
+    "last_lr_factor": (0, math.inf),
     "keep": (1, math.inf),
     "threshold": (1e-9, 1),
     "warmup": (0, math.inf),
@@ -845,6 +900,13 @@ _RANGES: dict[str, tuple[float, float]] = {
     "min_box_iou": (0, 1),
     "fallback_box_iou": (0, 1),
     "shifts": (1, 8),  # of a stride of 8
+    "bilateral_weight": (0, 1e6),
+    "bilateral_xy": (1e-3, 1e6),
+    "bilateral_rgb": (1e-3, 1e6),
+    "gaussian_weight": (0, 1e6),
+    "gaussian_xy": (1e-3, 1e6),
+    "DenseCrf.iterations": (1, 1000),
+    "prune": (0, 1),
 }
 
 
@@ -909,16 +971,17 @@ def _check_file(where: str, start: FileWeights) -> None:
 
 def _check_run(where: str, run: SemanticRun, params: Params) -> None:
     network, crop, scale = run.network, run.augmentation.crop, run.augmentation.scale
-    if network.kernel % 2 == 0:
+    if isinstance(network, Fcrn) and network.kernel % 2 == 0:
         raise BadInput(f"{where}.network.kernel is {network.kernel}; expected an odd number")
     if network.depth in (8, 14) and network.stride == 32:
         raise BadInput(f"{where}.network.stride is 32; with depth {network.depth} choose 8 or 16")
     if run.nesterov and run.momentum == 0:
         raise BadInput(f"{where}.nesterov needs a momentum above 0; set it to false")
-    if min(crop) < 1 or any(side % network.stride for side in crop):
+    beyond = 1 if network.grid == "corners" else 0  # the last cell's corner
+    if min(crop) < 1 or any((side - beyond) % network.stride for side in crop):
         raise BadInput(
             f"{where}.augmentation.crop is {list(crop)}; expected multiples of the network's "
-            f"stride, {network.stride}"
+            f"stride, {network.stride}{', and 1 more' * beyond}"
         )
     if not 0 < scale[0] <= scale[1] < math.inf:
         raise BadInput(f"{where}.augmentation.scale is {list(scale)}; expected 0 < low <= high")
@@ -929,3 +992,9 @@ def _check_run(where: str, run: SemanticRun, params: Params) -> None:
             f"{where}.init is {run.init!r}, a network of depth {depth}; "
             f"the run's has depth {network.depth}"
         )
+    if isinstance(network, Deeplab) and isinstance(start, SemanticRun):
+        if start.network.kind != network.kind:
+            raise BadInput(
+                f"{where}.init is {run.init!r}, of kind {start.network.kind}; the run's network "
+                f"is of kind {network.kind}"
+            )

@@ -20,8 +20,12 @@ from pipeline.params import (
     CityscapesDataset,
     CocoDataset,
     ContextDataset,
+    Crf,
     CropWeights,
     Dataset,
+    Deeplab,
+    DeeplabLargeFov,
+    DenseCrf,
     Evaluation,
     FcrnExtended,
     FileWeights,
@@ -78,9 +82,11 @@ class Measured:
     tested_on: Dataset
     trained_on: Dataset
     init: str  # where the run started, in words
+    origin: str  # where the first of all that it started from did
     images: tuple[int, int] | None  # that the run learns from: by masks, by boxes
-    proposals: ProposalSet | None = None  # that a run on boxes chooses from
+    proposals: ProposalSet | None = None  # that a run on boxes, or its start, chooses from
     learnt_from: tuple[str, ...] = ()  # what people drew, from which these have learnt
+    before: tuple[tuple[SemanticRun, Dataset], ...] = ()  # trained first, and on what, in order
     values: Mapping[tuple[str, str, float | None], float] = field(default_factory=dict)
 
     def value(self, metric: str, category: str = "", at: float | None = None) -> float | None:
@@ -109,7 +115,9 @@ def gather(
     for name, entry in params.evaluations.items():
         section = "semantic" if entry.model in params.semantic else "boxsup"
         run = getattr(params, section)[entry.model]
-        proposals = proposals_of(params, run)
+        before = _before(params, run)
+        boxed = _boxed(run, before)
+        proposals = proposals_of(params, boxed) if boxed else None
         gathered.append(
             Measured(
                 name=name,
@@ -119,13 +127,31 @@ def gather(
                 tested_on=params.datasets[entry.dataset],
                 trained_on=params.datasets[run.dataset],
                 init=_init_text(params, run.init),
+                origin=_init_text(params, (before[0][0] if before else run).init),
                 images=images.get(entry.model),
                 proposals=proposals,
                 learnt_from=_learnt_from(params, proposals) if proposals else (),
+                before=before,
                 values=_current_values(entry, metrics.get(name)),
             )
         )
     return gathered
+
+
+def _before(params: Params, run: SemanticRun) -> tuple[tuple[SemanticRun, Dataset], ...]:
+    """The runs that a run started from, one after another, the first one first."""
+    trained: dict[str, SemanticRun] = {**params.semantic, **params.boxsup}
+    found: list[SemanticRun] = []
+    while run.init in trained and trained[run.init] not in found:
+        run = trained[run.init]
+        found.insert(0, run)
+    return tuple((start, params.datasets[start.dataset]) for start in found)
+
+
+def _boxed(run: SemanticRun, before: tuple[tuple[SemanticRun, Dataset], ...]) -> BoxSupRun | None:
+    """The run itself, or the last of those that it started from, that learns from boxes."""
+    runs = (run, *(start for start, _ in reversed(before)))
+    return next((r for r in runs if isinstance(r, BoxSupRun)), None)
 
 
 def _current_values(entry: Evaluation, table: pd.DataFrame | None) -> dict:
@@ -195,19 +221,33 @@ def _dataset_name(dataset: Dataset) -> str:
     return f"coco{dataset.year}" if isinstance(dataset, CocoDataset) else dataset.kind
 
 
-def _training_split(measured: Measured) -> str:
+def _training_split(dataset: Dataset, split: str) -> str:
     """The split that a run learns from, and whose boxes are added to it."""
-    dataset, split = measured.trained_on, measured.run.split
+    names = {"coco": "COCO", "voc2007": "VOC 2007", "folder": "own images"}
+    if isinstance(dataset, CocoDataset):
+        return "COCO"
     if not isinstance(dataset, MixtureDataset) or split not in ("mixed", "boxes"):
         return split
-    names = {"coco": "COCO", "voc2007": "VOC 2007", "folder": "own images"}
     added = [names[part.kind] for part in dataset.boxes]
     return " + ".join([dataset.split, *added] if split == "mixed" else added)
 
 
+def _training_splits(measured: Measured) -> str:
+    """The same of all that a run started from, and of it."""
+    runs = [*measured.before, (measured.run, measured.trained_on)]
+    return ", then ".join(_training_split(dataset, run.split) for run, dataset in runs)
+
+
 # --- words for settings ------------------------------------------------------------------------
 def supervision_text(measured: Measured) -> str:
-    """What its run learns from: mask, box (how its masks are estimated), or semi."""
+    """What its run learns from: mask, box (how its masks are estimated), or semi; then before."""
+    text = _own_supervision(measured)
+    for run, dataset in measured.before:
+        text += f", after {amount_of_masks(run)} on {source_text(dataset)}"
+    return text
+
+
+def _own_supervision(measured: Measured) -> str:
     run = measured.run
     if not isinstance(run, BoxSupRun):
         return "mask"
@@ -228,8 +268,17 @@ def amount_of_masks(run: SemanticRun | BoxSupRun) -> str:
     return "box" if run.mask_split == "none" else "semi"
 
 
+def _amount_with_start(measured: Measured) -> str:
+    """The same, of a run and all that it started from."""
+    amounts = {amount_of_masks(run) for run in (measured.run, *(r for r, _ in measured.before))}
+    return amounts.pop() if len(amounts) == 1 else "semi"
+
+
 def network_text(network: Network) -> str:
     """The kind of network, with what is added to the vanilla one."""
+    if isinstance(network, Deeplab):
+        large = isinstance(network, DeeplabLargeFov)
+        return f"DeepLab{'-LargeFOV' * large} on VGG-16"
     if not isinstance(network, FcrnExtended):
         return "FCRN"
     added = [f"a hidden layer of {network.hidden}"] if network.hidden else []
@@ -242,7 +291,7 @@ NETWORK_HEAD = ("depth", "resolution", "kernel", "dilation", "FoV")  # as in Wu2
 
 
 def network_cells(network: Network) -> tuple[str, ...]:
-    """What `NETWORK_HEAD` names; kernel and dilation of each layer of the classifier."""
+    """What `NETWORK_HEAD` names; kernel and dilation of each layer of the classifier, or of fc6."""
     layers = 2 if isinstance(network, FcrnExtended) and network.hidden else 1
     return (
         str(network.depth),
@@ -268,6 +317,22 @@ def views_text(views: Views) -> str:
     text = ", ".join(f"{scale:g}" for scale in views.scales)
     text += " + flipped" * views.flip
     return text if views.shifts == 1 else f"{text}, at {views.shifts} x {views.shifts} shifts"
+
+
+def crf_text(crf: Crf) -> str:
+    """The CRF that follows, or none."""
+    if not isinstance(crf, DenseCrf):
+        return "none"
+    near_and_alike = f"{crf.bilateral_weight:g} ({crf.bilateral_xy:g} px, {crf.bilateral_rgb:g})"
+    near = f"{crf.gaussian_weight:g} ({crf.gaussian_xy:g} px)"
+    text = f"yes: {near_and_alike} + {near}, {crf.iterations} rounds"
+    return f"{text}, pruned at {crf.prune:g}" if crf.prune else text
+
+
+def testing_text(entry: Evaluation) -> str:
+    """How label maps are made of what a network says: views, and a CRF if one follows."""
+    text = views_text(entry.views)
+    return text if entry.crf == "none" else f"{text}, then a CRF"
 
 
 def proposals_of(params: Params, run: SemanticRun | BoxSupRun) -> ProposalSet | None:
@@ -312,11 +377,11 @@ def settings(measured: Measured) -> dict[str, str]:
         "dataset": _dataset_name(_with_masks(measured.tested_on)),
         "split": entry.split,
         "images": measured.value("num_images"),
-        "train": _training_split(measured),
-        "train_images": sum(measured.images) if measured.images else None,
-        "init": measured.init,
+        "train": _training_splits(measured),
+        "train_images": sum(measured.images) if measured.images and not measured.before else None,
+        "init": measured.origin,
         "network": network_text(run.network),
-        "supervision": amount_of_masks(run),
+        "supervision": _amount_with_start(measured),
         "crf": "no" if entry.crf == "none" else "yes",
         "views": "one" if entry.views == ONE_VIEW else "several",
         "depth": run.network.depth,
@@ -329,8 +394,9 @@ def settings(measured: Measured) -> dict[str, str]:
         "batch": run.batch,
         "lr": run.lr,
     }
+    if boxed := _boxed(run, measured.before):
+        found |= _box_settings(boxed, measured.proposals)
     if isinstance(run, BoxSupRun):
-        found |= _box_settings(run, measured.proposals)
         if run.mask_split != "none" and measured.images:
             found["mask_images"] = measured.images[0]
     return {

@@ -18,11 +18,13 @@ from pipeline.protocol import (
     NETWORK_HEAD,
     Measured,
     bootstrapping_text,
+    crf_text,
     departures,
     network_cells,
     source_text,
     supervision_text,
     terms_text,
+    testing_text,
     values_of,
     views_text,
 )
@@ -100,7 +102,7 @@ def _paper_table(
             entry.split,
             _count(measured.value("num_images")),
             views_text(entry.views),
-            entry.crf,
+            crf_text(entry.crf),
             supervision_text(measured),
             *network_cells(measured.run.network),
             f"`{measured.section}.{entry.model}`",
@@ -157,7 +159,7 @@ def summary_table(gathered: Sequence[Measured], paper_rows: pd.DataFrame) -> str
             supervision_text(m),
             *network_cells(m.run.network),
             bootstrapping_text(m.run.bootstrapping),
-            views_text(m.entry.views),
+            testing_text(m.entry),
             *(percent(m.value(name)) for name in ("pixel_accuracy", "mean_accuracy", "mean_iou")),
             "; ".join(_stands_for_text(text, paper_rows) for text in m.entry.stands_for) or DASH,
         ]
@@ -287,7 +289,7 @@ def card(run_name: str, group: Sequence[Measured], paper_rows: pd.DataFrame) -> 
         lines.append(
             f"- `{m.name}`: {m.entry.dataset}, {m.entry.split}, "
             f"{_count(m.value('num_images'))} images, views {views_text(m.entry.views)}, "
-            f"CRF {m.entry.crf}: {numbers} (%)."
+            f"CRF {crf_text(m.entry.crf)}: {numbers} (%)."
         )
     return "\n".join([*lines, f"- Limits: {_limits(group, paper_rows)}."]) + "\n"
 

@@ -16,31 +16,35 @@ import os
 import shutil
 import sys
 import time
-import warnings
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator
+from concurrent.futures import Future
+from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 from tqdm import tqdm
 
 from pipeline.checkpoints import load_model
+from pipeline.crf.dense import PUBLISHED, DenseCrf
 from pipeline.datasets.folder_files import IMAGE_SUFFIXES, list_files
-from pipeline.datasets.form import image_size
+from pipeline.datasets.processes import processors
 from pipeline.datasets.tree import Problems
-from pipeline.errors import BadFile, BadInput, need_file, some
+from pipeline.errors import BadFile, BadInput, some
 from pipeline.figures import blend, colours_of
 from pipeline.machine import chosen_device
 from pipeline.masks import FAST, decode_index_png
 from pipeline.params import Views
+from pipeline.photographs import read_photograph
 from pipeline.places import write_text
+from pipeline.post_processing import bytes_of_crf, crf_label_map, in_two_steps
 from pipeline.tiles import SMALLEST_TILE, Segmenter, segmenter_of
 
 SETTINGS = "segment.json"
 SUFFIXES = IMAGE_SUFFIXES | {".gif"}
 SCALES = (0.05, 8.0)  # least and largest
 STRIP = 256  # rows that are coloured at a time
-WHITE = 65535  # in 16 bits
 
 
 @dataclass(frozen=True)
@@ -49,8 +53,37 @@ class Job:
 
     segmenter: Segmenter
     colours: np.ndarray  # (256, 3) uint8, by category number
+    num_categories: int
     out: Path
     overlay: bool
+    crf: DenseCrf | None
+    workers: int  # threads for CRFs
+
+    def labels(self, name: str) -> Path:
+        """The label map of an image."""
+        return self.out / "labels" / f"{name}.png"
+
+    def drawn(self, name: str) -> Path:
+        """The overlay of an image."""
+        return self.out / "overlays" / f"{name}.png"
+
+
+@dataclass(frozen=True)
+class Photograph:
+    """An image that was given."""
+
+    name: str  # its path below the folder without ending
+    path: Path
+    notes: list[str] = field(default_factory=list)  # for the user
+
+
+@dataclass(frozen=True)
+class Begun:
+    """What the first step found: nothing of an image that is finished."""
+
+    image: np.ndarray | None = None  # (H, W, 3) uint8
+    scores: np.ndarray | None = None  # its label map, or before a CRF (C, H, W) probabilities
+    draw: bool = False  # the overlay
 
 
 # --- the command ----------------------------------------------------------------------------------
@@ -61,7 +94,7 @@ def segment(given: argparse.Namespace) -> str:
 
     Args:
         given: model (a run, or the file of a checkpoint), images, out, overlay, scales, flip,
-            shifts, tile, device, again.
+            shifts, crf, tile, device, again.
 
     Returns:
         what was made, for the user.
@@ -75,16 +108,19 @@ def segment(given: argparse.Namespace) -> str:
     for path in clashes:
         print(f"not segmented: {path}: another image has its name; rename one", file=sys.stderr)
     begin, made, failed = time.perf_counter(), 0, len(clashes)
-    for name, path in tqdm(images.items(), desc="segment", unit="image", disable=None):
-        notes: list[str] = []
-        try:
-            made += _segment_file(job, name, path, notes)
-        except BadInput as problem:
-            failed += 1
-            named = problem if isinstance(problem, BadFile) else f"{path}: {problem}"
-            notes.append(f"not segmented: {named}")
-        for note in notes:
-            tqdm.write(note, file=sys.stderr)
+    photographs = [Photograph(name, path) for name, path in images.items()]
+    with tqdm(desc="segment", total=len(images), unit="image", disable=None) as bar:
+        for photograph, outcome in _segmented(job, photographs):
+            notes = photograph.notes
+            try:
+                made += outcome.result()
+            except BadInput as problem:
+                failed += 1
+                named = problem if isinstance(problem, BadFile) else f"{photograph.path}: {problem}"
+                notes.append(f"not segmented: {named}")
+            for note in notes:
+                tqdm.write(note, file=sys.stderr)
+            bar.update()
     number = len(images) + len(clashes)
     text = f"{job.out}: label maps of {number - failed} images, {made} made now"
     if made:
@@ -98,28 +134,52 @@ def segment(given: argparse.Namespace) -> str:
     return text
 
 
-def _segment_file(job: Job, name: str, path: Path, notes: list[str]) -> bool:
-    """Write what is not there of one image. Returns whether its label map was made now."""
-    labels = job.out / "labels" / f"{name}.png"
-    overlay = job.out / "overlays" / f"{name}.png"
-    new = not labels.exists()
-    draw = job.overlay and (new or not overlay.exists())
-    if not new and not draw:
+def _segmented(
+    job: Job, photographs: list[Photograph]
+) -> Iterator[tuple[Photograph, Future[bool]]]:
+    """Write what is not there of each image. Gives whether its label map was made now."""
+
+    def begin(photograph: Photograph) -> Begun:
+        new = not job.labels(photograph.name).exists()
+        draw = job.overlay and (new or not job.drawn(photograph.name).exists())
+        if not new and not draw:
+            return Begun()
+        image = read_photograph(photograph.path, photograph.notes)
+        if not new:
+            return Begun(image, draw=draw)
+        if job.crf is not None:
+            return Begun(image, job.segmenter.probabilities(image), draw)
+        return Begun(image, job.segmenter.label_map(image, photograph.notes), draw)
+
+    return in_two_steps(
+        photographs,
+        begin,
+        partial(_finish, job),
+        size=lambda begun: bytes_of_crf(
+            job.num_categories, 0 if begun.image is None else begun.image[..., 0].size
+        ),
+        workers=0 if job.crf is None else job.workers,
+    )
+
+
+def _finish(job: Job, photograph: Photograph, begun: Begun) -> bool:
+    """The second step: the CRF, if there is one, and the files."""
+    image, scores, labels = begun.image, begun.scores, job.labels(photograph.name)
+    if image is None:
         return False
-    image = read_photograph(path, notes)
-    if new:
-        label_map = job.segmenter.label_map(image, notes)
+    if scores is None:
+        label_map = decode_index_png(labels)
+        if label_map.shape != image.shape[:2]:
+            problem = f"{photograph.path} has another size, it was changed since"
+            raise BadFile(labels, problem, "remove this file, or give --again")
+    else:
+        label_map = scores if job.crf is None else crf_label_map(scores, image, job.crf)
         indices = Image.fromarray(label_map)
         indices.putpalette(job.colours.tobytes())
         _save(labels, indices)
-    else:
-        label_map = decode_index_png(labels)
-        if label_map.shape != image.shape[:2]:
-            problem = f"{path} has another size, it was changed since"
-            raise BadFile(labels, problem, "remove this file, or give --again")
-    if draw:
-        _save(overlay, _overlay(image, label_map, job.colours))
-    return new
+    if begun.draw:
+        _save(job.drawn(photograph.name), _overlay(image, label_map, job.colours))
+    return scores is not None
 
 
 def _overlay(image: np.ndarray, label_map: np.ndarray, colours: np.ndarray) -> Image.Image:
@@ -170,6 +230,11 @@ def _job(given: argparse.Namespace) -> Job:
     views = Views(scales=_scales(given.scales), flip=given.flip, shifts=given.shifts)
     if given.tile is not None and given.tile < SMALLEST_TILE:
         raise BadInput(f"--tile {given.tile}: give {SMALLEST_TILE} pixels or more")
+    if given.tile is not None and given.crf is not None:
+        raise BadInput("--tile and --crf: a CRF takes an image whole; give one of them")
+    if given.crf is not None and given.crf not in PUBLISHED:
+        raise BadInput(f"--crf {given.crf}: choose one of: {', '.join(PUBLISHED)}")
+    crf = None if given.crf is None else PUBLISHED[given.crf]
     device = chosen_device("" if given.device == "auto" else given.device)
     file = _model_file(given.model)
     network, saved = load_model(file, device)
@@ -180,6 +245,7 @@ def _job(given: argparse.Namespace) -> Job:
         "model": file.name,
         "sha256": hashlib.sha256(file.read_bytes()).hexdigest(),
         **asdict(views),
+        **({} if crf is None else {"crf": asdict(crf)}),
         "tile": given.tile,
         "categories": [
             {"number": number, "name": name, "colour": colours[number].tolist()}
@@ -187,7 +253,8 @@ def _job(given: argparse.Namespace) -> Job:
         ],
     }
     _claim(given.out, settings, given.again)
-    return Job(segmenter, colours, given.out, given.overlay)
+    workers = saved["run"]["threads"] or processors()
+    return Job(segmenter, colours, len(categories), given.out, given.overlay, crf, workers)
 
 
 def _scales(text: str) -> tuple[float, ...]:
@@ -234,47 +301,3 @@ def _claim(out: Path, settings: dict, again: bool) -> None:
     for folder in ("labels", "overlays") if again else ():
         shutil.rmtree(out / folder, ignore_errors=True)
     write_text(told, text)
-
-
-# --- photographs ----------------------------------------------------------------------------------
-def read_photograph(path: Path, notes: list[str]) -> np.ndarray:
-    """An image file as people see it: (H, W, 3) uint8 RGB.
-
-    Turned as its EXIF tag says. 16-bit grey is brought to 8 bits, CMYK to RGB without its colour
-    profile, transparency dropped; of several pictures in one file the first is taken.
-
-    Args:
-        notes: gets a line for the user where a file holds more than is taken.
-
-    Raises:
-        BadFile: missing, damaged, no image, of a kind without a defined range, or too large.
-    """
-    need_file(path)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Pillow's: a large image, strange EXIF data
-            with Image.open(path) as image:
-                return _pixels(image, path, notes)
-    except BadFile:
-        raise
-    except Image.DecompressionBombError as error:
-        limit = 2 * (Image.MAX_IMAGE_PIXELS or 0)
-        raise BadFile(path, f"more than {limit:,} pixels", "make it smaller or cut it") from error
-    except Exception as error:  # each kind of damage has an exception of its own
-        problem = f"not a readable image ({str(error) or type(error).__name__})"
-        raise BadFile(path, problem, "copy it anew, or save it as JPEG or PNG") from error
-
-
-def _pixels(image: Image.Image, path: Path, notes: list[str]) -> np.ndarray:
-    pages = getattr(image, "n_frames", 1)
-    if pages > 1 and image.format != "MPO":  # that holds a camera's previews
-        notes.append(f"{path}: {pages} pictures in one file, the first is taken")
-    if image.mode.startswith("I;16") or (image.mode, image.format) == ("I", "PNG"):
-        wide = np.array(ImageOps.exif_transpose(image)).astype(np.float32)  # (H, W)
-        grey = (wide * (255 / WHITE) + 0.5).astype(np.uint8)
-        return np.repeat(grey[..., None], 3, axis=2)
-    if image.mode in ("I", "F"):
-        problem = f"numbers without a range (mode {image.mode})"
-        raise BadFile(path, problem, "convert it to 8-bit RGB")
-    image_size(path)  # refuses what is cut off, which Pillow fills with grey
-    return np.array(ImageOps.exif_transpose(image).convert("RGB"))

@@ -89,6 +89,32 @@ class Segmenter:
             self.tile = max(side // 2, SMALLEST_TILE)
             notes.append(f"out of memory on {self.device}: tiles of {self.tile} from here on")
 
+    def probabilities(self, image: np.ndarray) -> np.ndarray:
+        """The mean over all views, of an image in one pass: for a CRF, which takes no tiles.
+
+        Args:
+            image: (H, W, 3) uint8 RGB.
+
+        Returns:
+            (C, H, W) float32.
+
+        Raises:
+            BadInput: the image is larger than a tile, or does not fit in memory.
+        """
+        height, width = image.shape[:2]
+        if height * width <= self.tile**2:
+            try:
+                return self._probabilities(image).cpu().numpy()
+            except (MemoryError, RuntimeError) as error:
+                if not is_out_of_memory(error):
+                    raise
+            if self.device.type == "cuda":
+                torch.cuda.empty_cache()
+        raise BadInput(
+            f"{height} x {width} pixels do not fit in one pass on {self.device}, and a CRF takes "
+            "an image whole; give a smaller image or smaller scales, or leave the CRF out"
+        )
+
     def _whole(self, image: np.ndarray) -> np.ndarray:
         return predict_label_map(
             self.network,

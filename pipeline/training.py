@@ -24,10 +24,11 @@ from torch.utils.data import DataLoader, Dataset
 from pipeline.errors import BadFile, BadInput
 from pipeline.gradients import Loss, compute_gradient
 from pipeline.parallel import largest, own_share
-from pipeline.params import Augmentation, LinearSchedule, Precision, Schedule, StepSchedule
+from pipeline.params import Augmentation, Grid, LinearSchedule, Precision, Schedule, StepSchedule
 from pipeline.transforms import labels_on_grid, random_view
 from pipeline.weight_files import read_torch_file
 
+LAST_LAYER = "classifier."  # what alone knows the categories
 FORMAT = 1  # of a checkpoint
 KEYS = ("network", "optimizer", "step", "torch_rng", "run", "categories", "format")
 LOOK_SECONDS = 5.0  # reading a loss makes a GPU wait, so it is done about this often
@@ -45,7 +46,7 @@ class TrainingSet(Dataset):
         image_of: image id to (H, W, 3) uint8.
         label_map_of: image id to (H, W) uint8, 255 = ignore.
         augmentation: how views are drawn.
-        stride: pixels per cell of the label grid.
+        stride, grid: of the network's score cells, at which labels are taken.
         batch: images per step.
         seed: of the order and of the views.
     """
@@ -60,6 +61,7 @@ class TrainingSet(Dataset):
         stride: int,
         batch: int,
         seed: int,
+        grid: Grid = "centres",
     ):
         if not ids:
             raise ValueError("there is no image to train on")
@@ -67,7 +69,7 @@ class TrainingSet(Dataset):
         self.image_of = image_of
         self.label_map_of = label_map_of
         self.augmentation = augmentation
-        self.stride = stride
+        self.stride, self.grid = stride, grid
         self.batch = batch
         self.seed = seed
         self.steps_per_epoch = max(len(self.ids) // batch, 1)
@@ -93,7 +95,7 @@ class TrainingSet(Dataset):
         view, labels = random_view(
             self.image_of(image_id), self.label_map_of(image_id), self.augmentation, rng
         )
-        return view, labels_on_grid(labels, self.stride)
+        return view, labels_on_grid(labels, self.stride, self.grid)
 
 
 def batches(
@@ -173,19 +175,29 @@ def sgd(
     nesterov: bool,
     weight_decay: float,
     bias_lr_factor: float,
+    last_lr_factor: float = 1.0,
 ) -> torch.optim.SGD:
     """Stochastic gradient descent in two groups: what multiplies, and what is added.
 
     Convolution weights and gammas decay; biases and betas do not, and learn at lr times
     `bias_lr_factor`. The factor stays in the group as "lr_factor", for `set_learning_rate`.
+    With a `last_lr_factor` there are two more groups, of the last layer, which learns at so many
+    times these rates.
     """
     named = list(network.named_parameters())
-    added = [p for name, p in named if name.rpartition(".")[2] == "bias"]
-    multiplied = [p for name, p in named if name.rpartition(".")[2] != "bias"]
-    groups = [
-        {"params": multiplied, "weight_decay": weight_decay, "lr_factor": 1.0},
-        {"params": added, "weight_decay": 0.0, "lr_factor": bias_lr_factor},
-    ]
+    parts = [(named, 1.0)]
+    if last_lr_factor != 1:
+        last = [entry for entry in named if entry[0].startswith(LAST_LAYER)]
+        rest = [entry for entry in named if not entry[0].startswith(LAST_LAYER)]
+        parts = [(rest, 1.0), (last, last_lr_factor)]
+    groups: list[dict[str, Any]] = []
+    for part, factor in parts:
+        added = [p for name, p in part if name.rpartition(".")[2] == "bias"]
+        multiplied = [p for name, p in part if name.rpartition(".")[2] != "bias"]
+        groups += [
+            {"params": multiplied, "weight_decay": weight_decay, "lr_factor": factor},
+            {"params": added, "weight_decay": 0.0, "lr_factor": factor * bias_lr_factor},
+        ]
     optimizer = torch.optim.SGD(groups, lr=lr, momentum=momentum, nesterov=nesterov, fused=True)
     set_learning_rate(optimizer, lr)
     return optimizer

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from pipeline.categories import IGNORE
-from pipeline.params import Augmentation
+from pipeline.params import Augmentation, Grid
 
 MEAN = (0.485, 0.456, 0.406)  # of ImageNet's R, G, B in [0, 1]
 STD = (0.229, 0.224, 0.225)
@@ -87,15 +87,25 @@ def random_view(
     return cv2.cvtColor(view, cv2.COLOR_RGBA2RGB), labels
 
 
-def labels_on_grid(label_map: Array, stride: int) -> Array:
-    """The labels (..., H, W) at the centres of the score cells: (..., H / stride, W / stride).
+def labels_on_grid(label_map: Array, stride: int, grid: Grid = "centres") -> Array:
+    """The labels (..., H, W) at the score cells of a network, (..., h, w).
 
-    Reading: cell i stands for the pixels [stride i, stride (i + 1)), so its label is that of pixel
-    stride i + stride / 2, and scores are enlarged by half-pixel interpolation.
+    centres: h = H / stride. corners: h = (H - 1) / stride + 1.
+
+    Reading: of FCRN, cell i stands for the pixels [stride i, stride (i + 1)), so its label is that
+    of pixel stride i + stride / 2, and scores are enlarged by half-pixel interpolation. Of DeepLab,
+    it stands for pixel stride i, and scores are enlarged with aligned corners.
 
     Raises:
-        ValueError: a side is no multiple of the stride.
+        ValueError: a side is no multiple of the stride (corners: no such multiple and 1 more).
     """
+    if grid == "corners":
+        if any((side - 1) % stride for side in label_map.shape[-2:]):
+            raise ValueError(
+                f"{label_map.shape[-2]}x{label_map.shape[-1]} pixels have no cells of {stride} on "
+                "their corners; choose a crop whose sides are multiples of the stride, and 1 more"
+            )
+        return label_map[..., ::stride, ::stride]
     if label_map.shape[-2] % stride or label_map.shape[-1] % stride:
         raise ValueError(
             f"{label_map.shape[-2]}x{label_map.shape[-1]} pixels do not divide into cells of "

@@ -13,11 +13,11 @@ BETWEEN = {
     "training", "inference", "fitting", "checkpoints", "box_labels",
     "shards", "proposing", "forests", "edge_training", "ranker_training",
     "tiles", "parallel", "gradients", "weight_files", "memory", "progress", "box_objects",
-    "label_step",
+    "label_step", "post_processing",
 }  # fmt: skip
 TOP = {
     "stages", "shared_work", "scoring", "proposal_commands", "proposal_arguments", "segmenting",
-    "__main__",
+    "photographs", "__main__",
 }  # fmt: skip
 TOOLS = {  # behind the command line: folders of work, and files about runs
     "work", "code_digest", "catalogue", "costs", "yaml_edit", "study", "study_report", "pruning",

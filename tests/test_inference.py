@@ -84,6 +84,85 @@ def test_probabilities_not_logits_are_enlarged_with_half_pixel_centres():
     torch.testing.assert_close(predict(Brightness().eval(), picture)[1], expected.expand(4, 8))
 
 
+class CornerBrightness(nn.Module):
+    """As Brightness, but a cell is the red of the pixel on its corner."""
+
+    stride, grid = 4, "corners"
+
+    def forward(self, images):
+        red = images[:, :1, ::4, ::4]
+        return torch.cat([torch.zeros_like(red), red], dim=1)
+
+
+def test_on_corners_probabilities_are_enlarged_from_pixel_to_pixel():
+    picture = np.zeros((5, 9, 3), np.uint8)
+    picture[:, 4], picture[:, 8] = 255, 124
+    picture[:, [1, 2, 3, 5, 6, 7]] = 77  # between the cells, which are at 0, 4 and 8
+    at = [0, 255, 124]
+    first, second, third = (float(normalised_red(np.full((1, 1, 1), v))) for v in at)
+    a, b, c = torch.sigmoid(torch.tensor([first, second, third])).tolist()
+    expected = torch.tensor(
+        [a, (3 * a + b) / 4, (a + b) / 2, (a + 3 * b) / 4]
+        + [b, (3 * b + c) / 4, (b + c) / 2, (b + 3 * c) / 4, c]
+    )
+    torch.testing.assert_close(
+        predict(CornerBrightness().eval(), picture)[1], expected.expand(5, 9)
+    )
+
+
+@pytest.mark.parametrize(
+    ("size", "given"), [((6, 9), (9, 9)), ((1, 1), (1, 1)), ((8, 10), (9, 13))]
+)
+def test_on_corners_sizes_are_brought_to_a_multiple_of_the_stride_and_1(size, given):
+    sizes, padding = [], []
+
+    class Recorder(CornerBrightness):
+        def forward(self, images):
+            sizes.append(tuple(images.shape[2:]))
+            padding.append(images[:, :, size[0] :].abs().sum() + images[..., size[1] :].abs().sum())
+            return super().forward(images)
+
+    assert predict(Recorder().eval(), image(*size)).shape == (2, *size)
+    assert sizes == [given]
+    assert padding == [0]
+
+
+def test_on_corners_an_image_has_its_own_probabilities_at_the_cells():
+    picture = image(17, 21)
+    probabilities = predict(CornerBrightness().eval(), picture)[1]
+    expected = torch.sigmoid(normalised_red(picture))
+    torch.testing.assert_close(probabilities[::4, ::4], expected[::4, ::4])
+
+
+def test_on_corners_shifted_views_look_between_the_score_cells():
+    """Four shifts of stride 4: every pixel is a cell of one of them."""
+    picture = image(13, 17)
+    total = torch.zeros(13, 17)
+    for down in range(4):
+        for right in range(4):
+            padded = F.pad(normalised_red(picture), (right, (-17 - right + 1) % 4, down, 0))
+            padded = F.pad(padded, (0, 0, 0, (1 - padded.shape[0]) % 4))
+            cells = torch.sigmoid(padded[::4, ::4])[None, None]
+            pixels = F.interpolate(
+                cells, size=tuple(padded.shape), mode="bilinear", align_corners=True
+            )
+            total += pixels[0, 0, down : down + 13, right : right + 17] / 16
+    given = predict(CornerBrightness().eval(), picture, shifts=4)[1]
+    torch.testing.assert_close(given, total)
+
+
+def test_on_corners_a_part_of_an_image_has_the_cells_of_the_whole():
+    """As tiles need it: the part starts on a cell, and ends on one."""
+    picture, net = image(13, 41), CornerBrightness().eval()
+    part = predict(net, picture[4:13, 8:25])
+    torch.testing.assert_close(part, predict(net, picture)[:, 4:13, 8:25])
+
+
+def test_on_corners_flipping_the_image_flips_the_result():
+    picture, net = image(13, 17), CornerBrightness().eval()
+    torch.testing.assert_close(predict(net, picture[:, ::-1]).flip(2), predict(net, picture))
+
+
 def test_padding_is_of_the_mean_colour_and_cut_off():
     picture = image(6, 7)
     sizes, corners = [], []
@@ -196,6 +275,16 @@ class Cells(nn.Module):
         return F.interpolate(drawn, size=(down, across), mode="nearest")
 
 
+class CornerCells(Cells):
+    """The same with cells on corners."""
+
+    grid = "corners"
+
+    def forward(self, images):
+        return super().forward(F.pad(images, (0, 7, 0, 7)))
+
+
+@pytest.mark.parametrize("kind", [Cells, CornerCells])
 @pytest.mark.parametrize("coherent", [True, False])
 @pytest.mark.parametrize("size", [(64, 80), (61, 75), (5, 9), (1, 1), (1, 30), (30, 1)])
 @pytest.mark.parametrize(
@@ -210,8 +299,8 @@ class Cells(nn.Module):
         ((0.75, 1.5), True, 3),
     ],
 )
-def test_the_label_map_has_the_most_probable_categories(size, views, coherent):
-    net, picture = Cells(coherent).eval(), image(*size)
+def test_the_label_map_has_the_most_probable_categories(size, views, coherent, kind):
+    net, picture = kind(coherent).eval(), image(*size)
     probabilities = predict(net, picture, *views)
     given = label_map(net, picture, *views)
     assert given.dtype == np.uint8

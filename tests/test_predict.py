@@ -1,5 +1,6 @@
 """Stage `predict`: a checkpoint and images on disk to label maps."""
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,10 +13,12 @@ from test_segment import NETWORK, photograph, save_model
 
 from pipeline import tiles
 from pipeline.checkpoints import load_model
+from pipeline.crf.dense import PUBLISHED, mean_field
 from pipeline.errors import BadInput
 from pipeline.inference import for_inference, predict_label_map, predict_probabilities
 from pipeline.masks import decode_index_png
-from pipeline.params import Params, Views, build
+from pipeline.params import DenseCrf, Params, Views, build
+from pipeline.stages import predict as stage
 from pipeline.stages.predict import predict
 from pipeline.tables import write_table
 
@@ -85,6 +88,100 @@ def test_an_image_that_does_not_fit_goes_in_tiles_and_this_is_said(project, monk
     assert predicted(root, "b").shape == SIZES["b"]
 
 
+# --- with a CRF ---------------------------------------------------------------------------------
+CRF = DenseCrf("dense", 5.0, 50.0, 10.0, 3.0, 3.0, 10, 0.0)
+
+
+def with_crf(params, **other):
+    entry = replace(params.evaluations["sample_mask"], crf=CRF, **other)
+    params.evaluations["sample_mask"] = entry
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_a_crf_follows_the_mean_of_all_views(project, threads):
+    root, params = project
+    views = Views((0.8, 1.0, 1.2), False, 1)
+    with_crf(params, views=views)
+    path = root / "data/models/sample_mask.pt"
+    saved = torch.load(path, weights_only=True)
+    saved["run"]["threads"] = threads
+    torch.save(saved, path)
+    before = torch.get_num_threads()
+    predict(root, params, "sample_mask")
+    torch.set_num_threads(before)
+    network, _ = load_model(path, CPU)
+    fast = for_inference(network, precision="fp32")
+    changed = 0
+    for number, (image_id, (height, width)) in enumerate(SIZES.items()):
+        image = photograph(number, height, width)
+        mean = predict_probabilities(fast, image, views=views, device=CPU, precision="fp32").numpy()
+        expected = mean_field(mean, image, PUBLISHED["deeplab"]).argmax(0)
+        assert (predicted(root, image_id) == expected).mean() > 0.999
+        changed += (expected != mean.argmax(0)).sum()
+    assert changed > 0
+
+
+def test_an_image_that_must_go_in_tiles_is_refused_where_a_crf_follows(project, monkeypatch):
+    root, params = project
+    with_crf(params)
+    monkeypatch.setattr(stage, "largest_tile", lambda *given, **named: 256)
+    with pytest.raises(BadInput, match=r"image b: 300 x 280 pixels do not fit .* image whole"):
+        predict(root, params, "sample_mask")
+    assert not (root / "data/predictions").exists()
+
+
+def test_memory_that_does_not_do_is_told_where_a_crf_follows(project, monkeypatch):
+    root, params = project
+    with_crf(params)
+
+    def short_of_memory(network, image, **settings):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(tiles, "predict_probabilities", short_of_memory)
+    with pytest.raises(BadInput, match=r"image a: 40 x 56 pixels do not fit in one pass on cpu"):
+        predict(root, params, "sample_mask")
+
+
+def test_a_network_that_gives_no_numbers_is_told_with_the_image(project, monkeypatch):
+    root, params = project
+    with_crf(params)
+
+    def diverged(network, image, **settings):
+        return torch.full((3, *image.shape[:2]), torch.nan)
+
+    monkeypatch.setattr(tiles, "predict_probabilities", diverged)
+    with pytest.raises(BadInput, match=r"evaluations.sample_mask: image a: CRF: .* NaN"):
+        predict(root, params, "sample_mask")
+
+
+def test_a_killed_prediction_with_a_crf_goes_on_to_the_same_maps(project, monkeypatch):
+    root, params = project
+    with_crf(params)
+    seen = []
+
+    def killed(network, image, **settings):
+        if seen:
+            raise KeyboardInterrupt
+        seen.append(image)
+        return predict_probabilities(network, image, **settings)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(tiles, "predict_probabilities", killed)
+        with pytest.raises(KeyboardInterrupt):
+            predict(root, params, "sample_mask")
+    (first,) = (root / "work").rglob("semantic/*.png")
+    before = first.stat().st_mtime_ns
+    predict(root, params, "sample_mask")
+    kept = root / "data/predictions/sample_mask/semantic" / first.name
+    assert kept.stat().st_mtime_ns == before
+    resumed = {name: predicted(root, name) for name in SIZES}
+    shutil.rmtree(root / "work")
+    predict(root, params, "sample_mask")
+    for name, label_map in resumed.items():
+        assert (predicted(root, name) == label_map).all()
+
+
+# --- kills and bad input ------------------------------------------------------------------------
 def test_what_was_predicted_before_a_kill_is_kept(project, monkeypatch):
     root, params = project
     seen = []

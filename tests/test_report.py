@@ -19,7 +19,7 @@ from pipeline.datasets.proposal_table import ProposalTable, to_row
 from pipeline.errors import BadInput
 from pipeline.label_step import rebuilt_map
 from pipeline.masks import encode_index_png
-from pipeline.params import Params, build, read_yaml
+from pipeline.params import Crf, Params, build, read_yaml
 from pipeline.stages.report import is_current, report
 from pipeline.tables import read_table, write_table
 
@@ -311,7 +311,7 @@ def test_departures_of_a_box_run_name_its_method(gathered, paper_rows):
     found = protocol.departures(
         gathered[3], reports.settings_of_row("dai2015/Table 2/5", paper_rows)
     )
-    assert "network FCRN instead of VGG-16 FCN" in found
+    assert "network FCRN instead of DeepLab on VGG-16" in found
     assert "CRF: no instead of yes" in found
     assert "views: several instead of one" in found
     assert "masks estimated from SCG instead of MCG" in found
@@ -319,6 +319,57 @@ def test_departures_of_a_box_run_name_its_method(gathered, paper_rows):
     assert "only candidates of box IoU >= 0.6 instead of 0" in found
     assert not any("cheapest" in note for note in found)  # 5 on both sides
     assert not any("images" in note and "evaluated" in note for note in found)  # not measured
+
+
+CRF = {
+    "kind": "dense", "bilateral_weight": 5.0, "bilateral_xy": 50.0, "bilateral_rgb": 10.0,
+    "gaussian_weight": 3.0, "gaussian_xy": 3.0, "iterations": 10, "prune": 0.0,
+}  # fmt: skip
+
+
+def test_a_crf_is_told_with_its_parameters(tables, paper, paper_rows):
+    entry = evaluation("voc_mask", "voc", ["dai2015/Table 1/1"], crf=CRF)
+    params = make_params(evaluations={"voc_mask": entry})
+    (measured,) = protocol.gather(params, tables, {})
+    theirs = reports.settings_of_row("dai2015/Table 1/1", paper_rows)
+    assert not any("CRF" in note for note in protocol.departures(measured, theirs))
+    fcrn = reports.settings_of_row("wu2016/Table 1/13", paper_rows)
+    assert "CRF: yes instead of no" in protocol.departures(measured, fcrn)
+    table = reports.paper_sections([measured], paper, paper_rows)
+    row = cells(table, "1: baseline (DeepLab-CRF reimplementation) | mean IoU, %")
+    told = dict(zip(reports.PAPER_HEAD, row, strict=True))["CRF"]
+    assert told == "yes: 5 (50 px, 10) + 3 (3 px), 10 rounds"
+    assert f"CRF {told}" in reports.card("voc_mask", [measured], paper_rows)
+    assert "| 1, then a CRF |" in reports.summary_table([measured], paper_rows)
+    pruned = build(Crf, CRF | {"prune": 0.01}, "params.yaml", "crf")
+    assert protocol.crf_text(pruned) == f"{told}, pruned at 0.01"
+
+
+def started_from(**other):
+    """An evaluation of a run by masks that starts from one by boxes."""
+    sections = given()
+    sections["semantic"]["voc_mask"] |= {"init": "voc_box"} | other
+    sections["evaluations"] = {"voc_mask": evaluation("voc_mask", "voc", [])}
+    (measured,) = protocol.gather(build(Params, sections, "params.yaml", ""), {}, {})
+    return measured
+
+
+def test_a_run_is_told_with_what_it_started_from():
+    settings = protocol.settings(started_from())
+    assert settings["train"] == "train_aug, then train_aug"
+    assert (settings["supervision"], settings["init"]) == ("semi", "random")
+    assert (settings["masks_from"], settings["lam"]) == ("SCG", "1")
+    text = protocol.supervision_text(started_from())
+    assert text == "mask, after box on PASCAL VOC 2012 with the masks of SBD"
+    assert started_from().init == "the run voc_box"
+
+
+def test_runs_that_start_from_each_other_are_told_and_end():
+    sections = given()
+    sections["semantic"]["voc_mask"] |= {"init": "voc_box"}
+    sections["boxsup"]["voc_box"] |= {"init": "voc_mask"}
+    measured = protocol.gather(build(Params, sections, "params.yaml", ""), {}, {})
+    assert all(len(m.before) <= 2 for m in measured)
 
 
 def test_a_run_like_the_papers_has_no_departure(gathered, paper_rows):

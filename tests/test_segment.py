@@ -10,16 +10,18 @@ import torch
 from PIL import Image
 from torch import nn
 
-from pipeline import tiles
+from pipeline import post_processing, tiles
 from pipeline.__main__ import main
 from pipeline.categories import CITYSCAPES, SAMPLE
 from pipeline.checkpoints import load_model
+from pipeline.crf.dense import PUBLISHED, mean_field
 from pipeline.errors import BadFile
 from pipeline.figures import blend, colours_of
 from pipeline.inference import for_inference, predict_label_map, predict_probabilities
 from pipeline.models.fcrn import fcrn
 from pipeline.params import ONE_VIEW, Views
-from pipeline.segmenting import read_photograph
+from pipeline.photographs import read_photograph
+from pipeline.post_processing import bytes_of_crf
 from pipeline.training import save_checkpoint
 
 NETWORK = {"kind": "fcrn", "depth": 14, "stride": 8, "kernel": 3, "dilation": 1}
@@ -209,6 +211,52 @@ def test_what_was_stopped_goes_on_and_what_is_there_is_kept(model, images, capsy
     assert all(files(out / "labels")[name] > done[name] for name in done)
 
 
+# --- with a CRF -----------------------------------------------------------------------------------
+@pytest.mark.parametrize(("options", "name"), [(["--crf"], "deeplab"), (["--crf", "sec"], "sec")])
+def test_a_crf_follows_the_network(model, images, options, name):
+    assert run(model, images, "--overlay", *options) == 0
+    network, _ = load_model(model, CPU)
+    fast, out = for_inference(network, precision="fp32"), images.parent / "out"
+    changed = 0
+    for made, source in (("a", "a.png"), ("trip/a", "trip/a.jpg")):
+        with Image.open(images / source) as image:
+            pixels = np.array(image)
+        scores = predict_probabilities(
+            fast, pixels, views=ONE_VIEW, device=CPU, precision="fp32"
+        ).numpy()
+        expected = mean_field(scores, pixels, PUBLISHED[name]).argmax(0)
+        with Image.open(out / "labels" / f"{made}.png") as image:
+            assert (np.array(image) == expected).mean() > 0.999
+        changed += (expected != scores.argmax(0)).sum()
+    assert changed > 0 and len(files(out / "overlays")) == 3
+    told = json.loads((out / "segment.json").read_text())["crf"]
+    assert told["bilateral_weight"] == PUBLISHED[name].bilateral_weight
+    assert told["iterations"] == 10
+
+
+def test_label_maps_with_and_without_a_crf_are_not_mixed(model, images, capsys):
+    assert run(model, images) == 0
+    out = images.parent / "out"
+    assert "crf" not in json.loads((out / "segment.json").read_text())
+    assert run(model, images, "--crf") == 2
+    assert "of another network or of other settings are there" in capsys.readouterr().err
+    assert run(model, images, "--crf", "--again") == 0
+    assert run(model, images, "--crf") == 0
+    assert "3 images, 0 made now" in capsys.readouterr().out
+    assert run(model, images, "--crf", "sec") == 2
+
+
+def test_an_image_too_large_for_the_crf_is_told_and_the_others_go_on(
+    model, images, capsys, monkeypatch
+):
+    monkeypatch.setattr(post_processing, "ROOM", bytes_of_crf(len(SAMPLE), 40 * 56 - 1))
+    assert run(model, images, "--crf") == 2
+    error = capsys.readouterr().err
+    assert "a.png: 40 x 56 pixels are too many for the CRF, which takes an image whole" in error
+    assert "2 of 3 images are not segmented" in error
+    assert list(files(images.parent / "out" / "labels")) == ["trip/a.png"]
+
+
 def test_label_maps_of_other_views_are_not_mixed(model, images, capsys):
     assert run(model, images) == 0
     before = files(images.parent / "out")
@@ -274,6 +322,8 @@ def test_bad_files_are_told_each_and_the_others_go_on(model, images, capsys):
         (["--scales", "nan"], "--scales nan: give numbers"),
         (["--scales", "0"], "--scales 0: give numbers"),
         (["--tile", "255"], "--tile 255: give 256 pixels or more"),
+        (["--tile", "256", "--crf"], "--tile and --crf: a CRF takes an image whole; give one"),
+        (["--crf", "best"], "--crf best: choose one of: deeplab, deeplab_largefov"),
     ],
 )
 def test_bad_options_are_told_before_anything_is_written(model, images, capsys, options, said):

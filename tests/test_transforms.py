@@ -179,6 +179,30 @@ def test_a_crop_that_does_not_divide_into_cells_is_refused():
         labels_on_grid(np.zeros((16, 20), np.uint8), 8)
 
 
+def test_on_corners_a_cell_has_the_label_there():
+    label_map = np.arange(9 * 17, dtype=np.uint16).reshape(9, 17)
+    assert labels_on_grid(label_map, 8, "corners").tolist() == [
+        [0, 8, 16],
+        [8 * 17, 8 * 17 + 8, 8 * 17 + 16],
+    ]
+    batch = torch.from_numpy(label_map.astype(np.int64))[None]
+    assert labels_on_grid(batch, 8, "corners").shape == (1, 2, 3)
+    assert labels_on_grid(label_map[:1, :1], 8, "corners").tolist() == [[0]]
+
+
+@pytest.mark.parametrize("axis", [0, 1])
+def test_labels_of_the_flip_are_the_flip_of_the_labels_on_corners(axis):
+    _, label_map = noise(33, 41)
+    expected = np.flip(labels_on_grid(label_map, 8, "corners"), axis)
+    assert np.array_equal(labels_on_grid(np.flip(label_map, axis), 8, "corners"), expected)
+
+
+@pytest.mark.parametrize("size", [(16, 17), (17, 16), (24, 24)])
+def test_a_crop_without_cells_on_its_corners_is_refused(size):
+    with pytest.raises(ValueError, match="multiples of the stride, and 1 more"):
+        labels_on_grid(np.zeros(size, np.uint8), 8, "corners")
+
+
 def test_normalising_takes_the_mean_colour_to_zero():
     images = torch.tensor([0, 255, 124], dtype=torch.uint8).repeat_interleave(3).reshape(1, 1, 3, 3)
     out = normalise(images)

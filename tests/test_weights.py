@@ -329,6 +329,11 @@ def test_a_file_that_is_missing_is_told_with_its_place(tmp_path):
         file_body(file_weights(tmp_path / "w.pth", depth=152), tmp_path)
 
 
+def test_a_missing_file_of_vgg_16_is_told_as_such(tmp_path):
+    with pytest.raises(PlaceByHand, match="Put the weights of VGG-16 there"):
+        file_body(file_weights(tmp_path / "w.pth", depth=16), tmp_path)
+
+
 def test_the_stage_takes_a_file_from_where_the_user_says(state, tmp_path, monkeypatch):
     (tmp_path / "elsewhere").mkdir()
     torch.save(state, tmp_path / "elsewhere" / "w.pth")

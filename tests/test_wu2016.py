@@ -161,6 +161,12 @@ EXTENDED = {
         "dropout": [],
     }
 }  # fmt: skip
+DEEPLAB = {
+    "network": {"kind": "deeplab_largefov", "dropout": 0.5, "last_lr_factor": 10.0},
+    "augmentation": {"crop": [33, 33]},
+    "epochs": 1,
+    "lr": 0.001,
+}
 
 # class of params.py and its key: (what the run has otherwise than the plain one, the change)
 CHANGES = {
@@ -190,6 +196,8 @@ CHANGES = {
     "Fcrn.dilation": ({}, {"network": {"dilation": 1}}),
     "FcrnExtended.hidden": (EXTENDED, {"network": {"hidden": 5}}),
     "FcrnExtended.dropout": (EXTENDED, {"network": {"dropout": [0.5, 0]}}),
+    "Deeplab.dropout": (DEEPLAB, {"network": {"dropout": 0.0}}),
+    "Deeplab.last_lr_factor": (DEEPLAB, {"network": {"last_lr_factor": 1.0}}),
     "TopK.keep": (TOPK, {"bootstrapping": {"keep": 3}}),
     "TopK.scope": (TOPK, {"bootstrapping": {"scope": "device_batch"}}),
     "ThreshMinKept.threshold": (THRESH, {"bootstrapping": {"threshold": 0.01}}),

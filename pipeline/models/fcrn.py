@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from pipeline.models.resnet import ResNet, resnet
-from pipeline.params import field_of_view
+from pipeline.params import Grid, field_of_view
 
 
 class Fcrn(nn.Module):
@@ -16,11 +16,14 @@ class Fcrn(nn.Module):
 
     Attributes:
         stride: pixels per score cell.
+        grid: where in a cell its label is.
         field_of_view: pixels along one side that hidden layer and classifier see.
         body: the residual body.
         hidden: a convolution and ReLU between body and classifier; None: the classifier is linear.
         classifier: the last convolution, alone in knowing the categories.
     """
+
+    grid: Grid = "centres"
 
     def __init__(
         self, body: ResNet, *, kernel: int, dilation: int, hidden: int, num_categories: int

@@ -45,9 +45,10 @@ def weights(root: Path, params: Params, name: str) -> None:
 
 
 def imagenet_body(depth: int, folder: Path, pauses: Sequence[float] = PAUSES) -> nn.Module:
-    """A ResNet body with torchvision's ImageNet weights, downloaded or as put into `folder`.
+    """A body with torchvision's ImageNet weights, downloaded or as put into `folder`.
 
     Args:
+        depth: 16 for VGG-16, 50, 101 or 152 for a ResNet.
         pauses: seconds to wait each time that the address gave nothing.
 
     Raises:
@@ -57,13 +58,15 @@ def imagenet_body(depth: int, folder: Path, pauses: Sequence[float] = PAUSES) ->
     from torchvision import models  # here: slow to import, and needed for this kind only
 
     url = {
+        16: models.VGG16_Weights.IMAGENET1K_V1,
         50: models.ResNet50_Weights.IMAGENET1K_V1,
         101: models.ResNet101_Weights.IMAGENET1K_V1,
         152: models.ResNet152_Weights.IMAGENET1K_V1,
     }[depth].url
     path = folder / url.rsplit("/", 1)[1]
     digest = path.stem.rsplit("-", 1)[1]  # torchvision's names end in the start of their SHA-256
-    size = {50: 102_500_000, 101: 178_800_000, 152: 241_600_000}[depth]  # bytes, about
+    # bytes, about
+    size = {16: 553_400_000, 50: 102_500_000, 101: 178_800_000, 152: 241_600_000}[depth]
     file = Archive(path.name, (url,), size, f"sha256:{digest}")
     obtain_all([file], folder, pauses=pauses)
     need_digest(path, digest, "damaged, or another file; delete it and run again")
@@ -71,17 +74,18 @@ def imagenet_body(depth: int, folder: Path, pauses: Sequence[float] = PAUSES) ->
 
 
 def file_body(settings: FileWeights, folder: Path) -> nn.Module:
-    """A ResNet body with the weights in a file of the user's.
+    """A body with the weights in a file of the user's.
 
     Raises:
         PlaceByHand: the file is not there.
         BadInput: it has another digest than `settings` says, or other weights.
     """
     path = folder / settings.file
+    body = "VGG-16" if settings.depth == 16 else f"a ResNet-{settings.depth}"
     if not path.exists():
         raise PlaceByHand(
-            f"{path} is not there. Put the weights of a ResNet-{settings.depth} there (torch or "
-            "safetensors, in torchvision's or timm's names), and run again"
+            f"{path} is not there. Put the weights of {body} there (torch or safetensors, in "
+            "torchvision's or timm's names), and run again"
         )
     if settings.sha256 != "none":
         need_digest(path, settings.sha256, "correct `sha256`, or put the right file there")
