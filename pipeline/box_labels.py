@@ -11,6 +11,7 @@ import pandas as pd
 from pipeline.box_objects import Objects, objects_of, tell_of_left_out, to_fill
 from pipeline.boxes import box_mask
 from pipeline.categories import IGNORE
+from pipeline.checkpoints import SemanticNetwork
 from pipeline.datasets.prepared import Prepared
 from pipeline.datasets.processes import map_in_threads
 from pipeline.datasets.proposal_table import ProposalTable
@@ -18,7 +19,6 @@ from pipeline.label_step import PngMaps, chosen_maps, read_maps
 from pipeline.labels import grabcut_mask, paint, rectangle_labels
 from pipeline.masks import decode_index_png, encode_index_png
 from pipeline.metrics.semantic import confusion_matrix, scores
-from pipeline.models.fcrn import Fcrn
 from pipeline.parallel import rank
 from pipeline.params import BoxSupLabels, BoxSupRun, GrabCut
 from pipeline.tables import SCHEMAS, read_table, write_table
@@ -30,7 +30,7 @@ def estimated_maps(
     data: Prepared,
     ids: list[str],
     run: BoxSupRun,
-    network: Fcrn,
+    network: SemanticNetwork,
     epoch: int,
     *,
     proposals: Path,

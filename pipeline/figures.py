@@ -105,12 +105,18 @@ def overlays(
 def curves(path: Path, title: str, history: pd.DataFrame) -> None:
     """Write the training loss, smoothed, and the learning rate over the steps.
 
+    Where labels were estimated, a second panel beside shows how good they were, over the same
+    steps: each round's labels count from its first step on.
+
     Args:
-        history: a table of kind "history" with rows named "loss", and maybe "lr".
+        history: a table of kind "history" with rows named "loss", and maybe "lr" and
+            "label_mean_iou".
     """
-    figure = Figure(figsize=(6, 3), layout="constrained")
-    left = figure.subplots()
-    left.set_title(title, fontsize=10)
+    labels = history[history["name"] == "label_mean_iou"].sort_values("step")
+    panels = 1 if labels.empty else 2
+    figure = Figure(figsize=(6 if panels == 1 else 10, 3), layout="constrained")
+    left, *others = figure.subplots(1, panels, squeeze=False)[0]
+    figure.suptitle(title, fontsize=10)
     left.set_xlabel("step")
     left.set_ylabel("loss")
     loss = history[history["name"] == "loss"].sort_values("step")
@@ -124,6 +130,14 @@ def curves(path: Path, title: str, history: pd.DataFrame) -> None:
         right.set_ylabel("learning rate", color="C1")
         right.set_ylim(bottom=0)
     left.legend(loc="upper right", fontsize=8)
+    for axis in others:
+        steps = [*labels["step"], max(loss["step"].max(), labels["step"].max())]
+        percent = 100 * labels["value"].to_numpy()
+        axis.step(steps, [*percent, percent[-1]], where="post", color="C2")
+        axis.plot(labels["step"], percent, "o", color="C2", markersize=3)
+        axis.set_xlim(left.get_xlim())
+        axis.set_xlabel("step")
+        axis.set_ylabel("mean IoU of the labels, %")
     write_png(path, figure, dpi=DPI, palette=PALETTE)
 
 
@@ -153,6 +167,41 @@ def label_quality(path: Path, title: str, rounds: Mapping[str, pd.DataFrame]) ->
     axis.set_xlabel("epoch")
     axis.set_ylabel("mean IoU of the labels, %")
     axis.legend(fontsize=8)
+    write_png(path, figure, dpi=DPI, palette=PALETTE)
+
+
+def bands(
+    path: Path,
+    title: str,
+    around: str,
+    measured: Mapping[str, Sequence[tuple[float, float, float]]],
+) -> None:
+    """Write mean IoU near the borders of the truth (dashed) and away from them, over band width.
+
+    Implements: Dai2015 Fig. 4 (the curves).
+
+    Args:
+        around: what the bands are around, for the axis.
+        measured: {line: (width in pixels, mean IoU in the band, outside it)}, widths ascending,
+            fractions, NaN where nothing can be said; at least one.
+    """
+    figure = Figure(figsize=(8, 3.5), layout="constrained")
+    axis = figure.subplots()
+    for number, (label, points) in enumerate(measured.items()):
+        widths, boundary, interior = np.array(points, np.float64).T
+        colour = f"C{number}"
+        for values, style, part in ((interior, "-", "interior"), (boundary, "--", "boundary")):
+            axis.plot(
+                widths, 100 * values, style, color=colour, marker="o", markersize=3,
+                label=f"{label}, {part}",
+            )  # fmt: skip
+    axis.set_xscale("log")
+    axis.set_xticks(widths, [f"{width:g}" for width in widths])
+    axis.minorticks_off()
+    axis.set_title(title, fontsize=10)
+    axis.set_xlabel(f"width of the band around {around}, pixels")
+    axis.set_ylabel("mean IoU, %")
+    figure.legend(loc="outside right upper", fontsize=7)
     write_png(path, figure, dpi=DPI, palette=PALETTE)
 
 

@@ -69,7 +69,7 @@ def fit(
     ids: list[str],
     categories: tuple[str, ...],
     image_of: Callable[[str], np.ndarray],
-    labels_of_round: Callable[[Any, int], LabelMaps],
+    labels_of_round: Callable[[SemanticNetwork, int], LabelMaps],
     round_epochs: int,
     device: torch.device,
 ) -> None:

@@ -13,11 +13,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from pipeline.errors import BadInput
 from pipeline.models.fast import merge_batch_norms, sum_taps
 from pipeline.params import Grid, Precision, Views
 from pipeline.transforms import normalise
 
 Size = tuple[int, int]  # pixels down and right
+
+DIVERGED = "its training has diverged. Train it anew with a lower lr, or from other weights"
 
 
 # --- probabilities --------------------------------------------------------------------------------
@@ -50,6 +53,7 @@ def predict_probabilities(
     (not its logits) are brought to the image's grid, and their arithmetic mean is taken.
 
     Raises:
+        BadInput: what the network says is no number.
         ValueError: the network is in training mode.
     """
     size = image.shape[:2]
@@ -60,7 +64,13 @@ def predict_probabilities(
             if views.flip:
                 mean = (mean[:1] + mean[1:].flip(3)) / 2
             total = total + _resize(mean, size)
+    _refuse_nan(total)  # waits for a GPU once for each image, as bringing the next one there does
     return (total / (len(views.scales) * views.shifts**2))[0]
+
+
+def _refuse_nan(probabilities: Tensor) -> None:
+    if probabilities.sum().isnan():  # a sum needs no room, and one NaN is enough
+        raise BadInput(f"the network says NaN: {DIVERGED}")
 
 
 def _scaled(image: np.ndarray, views: Views, device: torch.device) -> Iterator[Tensor]:
@@ -169,6 +179,9 @@ def predict_label_map(
 
     Returns:
         (H, W) uint8.
+
+    Raises:
+        BadInput, ValueError: as `predict_probabilities`.
     """
     if device.type != "cpu":
         probabilities = predict_probabilities(
@@ -185,6 +198,8 @@ def predict_label_map(
         for pixels in _scaled(image, views, device)
         for moved in _moves(views.shifts, stride)
     ]
+    for view in cells:
+        _refuse_nan(view.values)
     grid = grid_of(network)
     return label_map_of_cells(cells, stride=stride, grid=grid, size=image.shape[:2])
 

@@ -16,14 +16,14 @@ import torch
 from torch import nn
 
 from pipeline.box_objects import Objects, objects_of, settled
+from pipeline.checkpoints import SemanticNetwork
 from pipeline.datasets.prepared import Prepared
 from pipeline.datasets.processes import map_in_threads, processors
 from pipeline.datasets.proposal_table import ProposalTable
 from pipeline.errors import BadInput, some
-from pipeline.inference import for_inference, view_probabilities
+from pipeline.inference import DIVERGED, for_inference, view_probabilities
 from pipeline.labels import Choice, choose, image_costs, label_map_of
 from pipeline.masks import encode_index_png
-from pipeline.models.fcrn import Fcrn
 from pipeline.params import BoxSupLabels, BoxSupRun
 from pipeline.proposals.form import Proposals
 from pipeline.tables import SCHEMAS, read_table, write_table
@@ -48,7 +48,7 @@ def chosen_maps(
     objects: dict[str, Objects],
     run: BoxSupRun,
     proposals: ProposalTable,
-    network: Fcrn,
+    network: SemanticNetwork,
     epoch: int,
     folder: Path,
 ) -> PngMaps:
@@ -214,7 +214,7 @@ def _choose(
 
 
 # --- what the network says ------------------------------------------------------------------------
-def _asking(data: Prepared, run: BoxSupRun, network: Fcrn) -> Ask:
+def _asking(data: Prepared, run: BoxSupRun, network: SemanticNetwork) -> Ask:
     """A function from images of one size and the categories wanted of each to what is said."""
     device = next(network.parameters()).device
     forwards = 1 if device.type == "cuda" else max(1, processors() // torch.get_num_threads())
@@ -250,8 +250,7 @@ def _ask(
         broken = probabilities.isnan().flatten(1).any(dim=1).tolist()
         if any(broken):
             raise BadInput(
-                f"the network says NaN of the image {ids[broken.index(True)]!r}: its training has "
-                "diverged. Lower the run's lr, or start from other weights"
+                f"the network says NaN of the image {ids[broken.index(True)]!r}: {DIVERGED}"
             )
         return [
             probabilities[i, [0, *categories]].log().cpu().numpy()

@@ -356,6 +356,22 @@ class Pictures:
     curves: Mapping[str, str] = field(default_factory=dict)  # by run
     labels: Mapping[str, str] = field(default_factory=dict)  # by run
     quality: Mapping[str, str] = field(default_factory=dict)  # by dataset
+    boundary: Mapping[str, str] = field(default_factory=dict)  # by `images_key`
+    examples: Mapping[str, str] = field(default_factory=dict)  # by `images_key`
+
+
+@dataclass(frozen=True)
+class Bands:
+    """Scores near the borders of the truth and away from them, of evaluations on the same images.
+
+    Attributes:
+        around: what the bands are around, in words.
+        lines: {evaluation: (width in pixels, mean IoU in the band, outside it)}, fractions, NaN
+            where there are no such pixels; the same widths for all.
+    """
+
+    around: str
+    lines: Mapping[str, Sequence[tuple[float, float, float]]]
 
 
 def read_paper(path: Path, columns: Sequence[str]) -> pd.DataFrame:
@@ -388,6 +404,7 @@ def document(
     paper: pd.DataFrame,
     paper_rows: pd.DataFrame,
     *,
+    bands: Mapping[str, Bands],
     machine: str,
     studies: Sequence[str],
 ) -> str:
@@ -395,6 +412,7 @@ def document(
 
     Args:
         histories, choices: {run: its table of that kind} of the runs that have one.
+        bands: by `images_key`.
         machine: processor and torch version of this process, in words.
         studies: file names in reports/studies.
     """
@@ -407,11 +425,12 @@ def document(
     )
     if real:
         parts += ["## All evaluations on real data\n", summary_table(real, paper_rows)]
-        parts += [category_tables(real), *_labels_and_figures(real, histories, choices, pictures)]
+        parts += [category_tables(real)]
+        parts += _labels_and_figures(real, histories, choices, pictures, bands)
     if drawn:
         parts += ["## Sample (drawn miniature world)\n", _sample_words(params, drawn)]
         parts += [summary_table(drawn, paper_rows), category_tables(drawn)]
-        parts += _labels_and_figures(drawn, histories, choices, pictures)
+        parts += _labels_and_figures(drawn, histories, choices, pictures, bands)
     if studies:
         parts += ["## Studies\n", "".join(f"- [{Path(s).stem}](studies/{s})\n" for s in studies)]
     parts.append("## Model cards\n")
@@ -457,6 +476,7 @@ def _labels_and_figures(
     histories: Mapping[str, pd.DataFrame],
     choices: Mapping[str, pd.DataFrame],
     pictures: Pictures,
+    bands: Mapping[str, Bands],
 ) -> list[str]:
     models = list(dict.fromkeys(m.entry.model for m in group))
     parts = []
@@ -475,6 +495,7 @@ def _labels_and_figures(
         for d in datasets
         if d in pictures.quality
     ]
+    parts += _comparisons(group, pictures, bands)
     links = [f"{n}: " + ", ".join(_links(n, group, pictures)) for n in models]
     links = [link for link in links if not link.endswith(": ")]
     if links:
@@ -489,10 +510,49 @@ def _links(model: str, group: Sequence[Measured], pictures: Pictures) -> list[st
         if m.entry.model == model and m.name in pictures.overlays
     ]
     if model in pictures.labels:
-        found.append(f"[labels over the rounds]({_figure(pictures.labels[model])})")
+        found.append(f"[labels at epochs]({_figure(pictures.labels[model])})")
     if model in pictures.curves:
         found.append(f"[training]({_figure(pictures.curves[model])})")
     return found
+
+
+def _comparisons(
+    group: Sequence[Measured], pictures: Pictures, bands: Mapping[str, Bands]
+) -> list[str]:
+    """What sets masks, boxes and both side by side, for each dataset and split."""
+    parts = []
+    for key in dict.fromkeys(images_key(m) for m in group):
+        if key in bands:
+            parts += [
+                "### Near borders and away from them\n",
+                f"Mean IoU, %, within a band around {bands[key].around} / outside it, by the width "
+                "of the band in pixels.\n",
+                band_table(bands[key]),
+            ]
+        if key in pictures.boundary:
+            parts.append(f"![boundary and interior]({_figure(pictures.boundary[key])})\n")
+        if key in pictures.examples:
+            parts += [
+                "### Examples\n",
+                "The first images of the split, by supervision.\n",
+                f"![examples]({_figure(pictures.examples[key])})\n",
+            ]
+    return parts
+
+
+def band_table(bands: Bands) -> str:
+    """A row for each evaluation, a column for each width: boundary / interior."""
+    widths = [f"{width:g}" for width, _, _ in next(iter(bands.lines.values()))]
+    rows = [
+        [name, *(f"{percent(boundary)} / {percent(interior)}" for _, boundary, interior in points)]
+        for name, points in bands.lines.items()
+    ]
+    return markdown_table(["run", *widths], rows)
+
+
+def images_key(measured: Measured) -> str:
+    """Names the images of an evaluation: dataset and split."""
+    return f"{measured.entry.dataset}_{measured.entry.split}"
 
 
 def _figure(name: str) -> str:

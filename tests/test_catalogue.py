@@ -190,10 +190,10 @@ def test_leaves_an_edited_entry_as_it_is(root, capsys):
 
 def test_does_not_bring_back_what_an_edited_run_no_longer_needs(root):
     activate(root, ["dai2015/boxsup_mask_voc"])
-    text = text_of(root).replace("init: imagenet_resnet50", "init: none")
-    (root / "params.yaml").write_text(text.replace("  imagenet_resnet50: {", "  unused: {"))
+    text = text_of(root).replace("init: imagenet_vgg16", "init: none")
+    (root / "params.yaml").write_text(text.replace("  imagenet_vgg16: {", "  unused: {"))
     activate(root, ["dai2015/boxsup_mask_voc"])
-    assert "imagenet_resnet50" not in load_params(root / "params.yaml").weights
+    assert "imagenet_vgg16" not in load_params(root / "params.yaml").weights
 
 
 @pytest.mark.parametrize(

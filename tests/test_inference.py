@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from pipeline.errors import BadInput
 from pipeline.inference import (
     for_inference,
     predict_label_map,
@@ -346,6 +347,47 @@ def test_the_copy_for_inference_sums_taps_in_half_precision_only(precision):
     fast = for_inference(net, precision=precision)
     assert isinstance(fast.classifier, TapSum) == (precision == "bf16")
     assert isinstance(net.classifier, nn.Conv2d)
+
+
+# --- no numbers -----------------------------------------------------------------------------------
+class SomewhereNan(Brightness):
+    """One logit of the views of a width is no finite number."""
+
+    def __init__(self, width: int, value: float):
+        super().__init__()
+        self.width, self.value = width, value
+
+    def forward(self, images):
+        logits = super().forward(images)
+        if images.shape[3] == self.width:
+            logits[-1, 1, 2, 3] = self.value
+        return logits
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+@pytest.mark.parametrize("width", [24, 48])  # of the first scale, and of the second
+@pytest.mark.parametrize("flip", [False, True])
+@pytest.mark.parametrize("asked", [predict, label_map])
+def test_a_network_that_says_nan_is_refused(asked, flip, width, value):
+    net = SomewhereNan(width, value).eval()
+    with pytest.raises(BadInput, match="the network says NaN: its training has diverged. Train it"):
+        asked(net, image(16, 24), (1.0, 2.0), flip)
+    asked(net, image(16, 28), (1.0, 2.0), flip)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_a_network_that_says_nan_is_refused_on_a_gpu():
+    gpu = torch.device("cuda")
+    for asked in (predict_probabilities, predict_label_map):
+        with pytest.raises(BadInput, match="the network says NaN"):
+            asked(
+                SomewhereNan(24, torch.nan).eval(),
+                image(16, 24),
+                views=Views((1.0, 2.0), flip=True, shifts=1),
+                device=gpu,
+                precision="fp32",
+            )
 
 
 @pytest.mark.gpu

@@ -220,6 +220,7 @@ def test_voc2007_holds_321_images_of_the_val_of_voc2012():
     named = {identity("a", Voc2007Dataset("voc2007"), image_id)[1] for image_id in older}
     assert (len(older), len(named & val)) == (632, 321)
     assert named & val == {image_id for image_id in val if image_id.startswith("2007_")}
+    assert val - named == set(voc.since_2008(sorted(val))["val_since_2008"])
 
 
 def test_images_of_voc_and_sbd_are_known_as_the_same(drawn, tmp_path, monkeypatch):

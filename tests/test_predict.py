@@ -142,6 +142,20 @@ def test_memory_that_does_not_do_is_told_where_a_crf_follows(project, monkeypatc
         predict(root, params, "sample_mask")
 
 
+def test_a_diverged_network_is_told_with_the_image(project, monkeypatch):
+    root, params = project
+
+    def diverged(path, device):
+        network, saved = load_model(path, device)
+        torch.nn.init.constant_(network.classifier.bias, torch.nan)
+        return network, saved
+
+    monkeypatch.setattr(stage, "load_model", diverged)
+    with pytest.raises(BadInput, match=r"mask: image a: the network says NaN: .* Train it anew"):
+        predict(root, params, "sample_mask")
+    assert not (root / "data/predictions").exists()
+
+
 def test_a_network_that_gives_no_numbers_is_told_with_the_image(project, monkeypatch):
     root, params = project
     with_crf(params)

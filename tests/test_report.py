@@ -253,6 +253,7 @@ def text(gathered, paper, paper_rows):
         reports.Pictures(overlays={"sample_mask": "sample_mask_overlays.png"}),
         paper,
         paper_rows,
+        bands={},
         machine="a processor, torch 9.9",
         studies=["seeds.md"],
     )
@@ -450,7 +451,7 @@ def test_numbers_of_another_split_are_not_taken_for_this_ones(tables):
 def test_tables_without_any_evaluation_say_so(paper, paper_rows):
     params = make_params(evaluations={})
     text = reports.document(
-        params, [], {}, {}, reports.Pictures(), paper, paper_rows, machine="x", studies=[]
+        params, [], {}, {}, reports.Pictures(), paper, paper_rows, bands={}, machine="x", studies=[]
     )
     assert "No active evaluation on real data stands for a row of a paper." in text
 
@@ -610,10 +611,11 @@ def write_files(root, *, proposals):
     for name, values in SCORES.items():
         rows = metric_rows(name, name.split("_")[0], **values)
         write_table(root / f"data/metrics/{name}.parquet", "metrics", rows)
-    folder = root / "data/predictions/sample_mask/semantic"
-    folder.mkdir(parents=True)
-    for i in ids:
-        (folder / f"{i}.png").write_bytes(encode_index_png(label_map))
+    for name in ("sample_mask", "sample_box"):
+        folder = root / f"data/predictions/{name}/semantic"
+        folder.mkdir(parents=True)
+        for i in ids:
+            (folder / f"{i}.png").write_bytes(encode_index_png(label_map))
     losses = history(*((i, i // 10, "loss", 1 / (i + 1)) for i in range(30)))
     write_table(root / "data/models/sample_mask.history.parquet", "history", losses)
     write_table(
@@ -642,12 +644,18 @@ def test_the_stage_writes_tables_json_and_every_picture(project):
     text = (project / "reports/tables.md").read_text()
     drawn = sorted(p.name for p in (project / "reports/figures").iterdir())
     assert drawn == [
-        "sample_box_curves.png", "sample_box_labels.png", "sample_label_quality.png",
-        "sample_mask_curves.png", "sample_mask_overlays.png",
+        "sample_box_curves.png", "sample_box_labels.png", "sample_box_overlays.png",
+        "sample_label_quality.png", "sample_mask_curves.png", "sample_mask_overlays.png",
+        "sample_val_boundary.png", "sample_val_examples.png",
     ]  # fmt: skip
     assert all(f"(figures/{name})" in text for name in drawn)
     numbers = json.loads((project / "reports/metrics.json").read_text())
     assert numbers["sample_mask"]["mean_iou"] == 0.4062
+    assert numbers["sample_mask"] == {name: pytest.approx(value, abs=5e-5)
+                                      for name, value in SCORES["sample_mask"].items()}  # fmt: skip
+    assert "around the borders between categories / outside it" in text
+    right = "100.00 / 100.00"  # two of three categories are there
+    assert cells(text.split("### Near")[1], "sample_box")[1:3] == [right, right]
     assert "3 + 5 training and 4 val images" in text
     assert "(images: 0 by masks, 4 by boxes)" in text
     assert not list((project / "reports").rglob("*.partial"))
@@ -679,11 +687,14 @@ def test_a_missing_file_costs_its_picture_only(project, capsys):
     report(project, make_params())
     drawn = {p.name for p in (project / "reports/figures").iterdir()}
     assert drawn == {
-        "sample_box_curves.png", "sample_label_quality.png", "sample_mask_curves.png",
+        "sample_box_curves.png", "sample_box_overlays.png", "sample_label_quality.png",
+        "sample_mask_curves.png",
     }  # fmt: skip
     told = capsys.readouterr().err
     assert "val_2.png" in told and "proposals" in told
-    assert "overlays" not in (project / "reports/tables.md").read_text()
+    assert "without the bands of sample_val" in told
+    text = (project / "reports/tables.md").read_text()
+    assert "sample_mask_overlays" not in text and "### Near" not in text and "### Ex" not in text
 
 
 def test_only_active_evaluations_are_shown(project):

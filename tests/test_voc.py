@@ -438,6 +438,7 @@ def test_a_real_copy_is_read_as_others_read_it(real):
         "train_aug": 139,
         "held_out": len(real.splits["held_out"]),
         "val_rest": 47 - len(real.splits["held_out"]),
+        "val_since_2008": len(real.splits["val_since_2008"]),
     }
     number_of_boxes = 0
     for name in real.ids():
@@ -498,3 +499,12 @@ def test_held_out_images_of_a_copy_are_apart_from_the_rest():
     first = lists.published("dai2015_held_out")[0]
     assert voc.held_out(["x", first, "y"]) == {"held_out": [first], "val_rest": ["x", "y"]}
     assert voc.held_out(["x"]) == {}
+
+
+def test_of_val_the_images_that_are_not_in_voc_2007():
+    ids = ["2007_000033", "2008_000001", "2011_003271", "2012_004331"]
+    assert voc.since_2008(ids) == {"val_since_2008": ids[1:]}
+    assert voc.since_2008(["a", "2007_000033", "2008_000001_copy"]) == {}
+    if LISTS.exists():
+        val = lists.read_ids(LISTS / "voc12/val.txt", Problems(collect=False))
+        assert len(voc.since_2008(val)["val_since_2008"]) == voc.OFFICIAL["val_since_2008"] == 1128

@@ -35,13 +35,14 @@ CHANNELS = {8: 96, 14: 96, 50: 2048, 101: 2048, 152: 2048}
 
 # --- networks ------------------------------------------------------------------------------------
 def networks():
-    """Each network of the catalogue once, with its number of categories and a crop."""
+    """Each FCRN of the catalogue once, with its number of categories and a crop."""
     found = {}
     for file in FILES:
         catalogue = load_catalogue(ROOT / "params" / f"{file}.yaml")
         for run in (catalogue.semantic | catalogue.boxsup).values():
             count = num_categories(catalogue.datasets[run.dataset])
-            found[run.network, count] = run.augmentation.crop
+            if isinstance(run.network, Fcrn):
+                found[run.network, count] = run.augmentation.crop
     return [(*key, crop) for key, crop in found.items()]
 
 
@@ -54,7 +55,7 @@ def parameters(network, count):
     return total + taps * inputs * count + count
 
 
-def test_every_network_of_the_catalogue_has_its_field_its_parameters_and_its_grid():
+def test_every_fcrn_of_the_catalogue_has_its_field_its_parameters_and_its_grid():
     checked = networks()
     assert {count for _, count, _ in checked} >= {9, 19, 21, 60}
     features = {}  # of bodies: the same under many classifiers

@@ -14,11 +14,12 @@ ImageSets/Segmentation/train_aug.txt.
 
 Splits of 2012: train, val, trainval; train_aug = (SBD + VOC train) without VOC val, with VOC's
 masks where VOC has them; held_out, the 100 images of val on which Dai et al. choose
-hyper-parameters, and val_rest, the others. Of 2007, whose boxes alone are read: train, val,
-trainval, test and all. H x W pixels.
+hyper-parameters, and val_rest, the others; val_since_2008, the images of val that are not in VOC
+2007. Of 2007, whose boxes alone are read: train, val, trainval, test and all. H x W pixels.
 """
 
 import os
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
@@ -38,9 +39,10 @@ from pipeline.masks import decode_index_png, encode_numbers
 
 OFFICIAL = {
     "train": 1464, "val": 1449, "trainval": 2913, "train_aug": 10582, "held_out": 100,
-    "val_rest": 1349,
+    "val_rest": 1349, "val_since_2008": 1128,
 }  # fmt: skip
 OFFICIAL_2007 = {"train": 2501, "val": 2510, "trainval": 5011, "test": 4952, "all": 9963}
+SINCE_2008 = re.compile(r"20(08|09|1\d)_\d{6}")  # ids; those of VOC 2007's images begin with 2007_
 TARS = {
     2007: "VOCtrainval_06-Nov-2007.tar and VOCtest_06-Nov-2007.tar",
     2012: "VOCtrainval_11-May-2012.tar",
@@ -146,7 +148,7 @@ def _splits(ids: dict[str, list[str]]) -> dict[str, list[str]]:
     ]
     if extra:
         splits["train_aug"] = train_aug(splits["train"], splits["val"], extra)
-    return splits | held_out(splits["val"])
+    return splits | held_out(splits["val"]) | since_2008(splits["val"])
 
 
 def _record(
@@ -245,6 +247,12 @@ def held_out(val: list[str]) -> dict[str, list[str]]:
     if not inside:
         return {}
     return {"held_out": inside, "val_rest": [i for i in val if i not in chosen]}
+
+
+def since_2008(val: list[str]) -> dict[str, list[str]]:
+    """What of val can be measured after learning from the boxes of all images of VOC 2007."""
+    later = [image_id for image_id in val if SINCE_2008.fullmatch(image_id)]
+    return {"val_since_2008": later} if later else {}
 
 
 def _files(place: Place, voc: Path, image_id: str, *, xml_must: bool) -> Files:

@@ -8,14 +8,13 @@ import numpy as np
 import pandas as pd
 
 from pipeline.box_labels import PngMaps, all_choices, estimated_maps, label_quality
-from pipeline.checkpoints import build_network, start_from
+from pipeline.checkpoints import SemanticNetwork, build_network, start_from
 from pipeline.datasets.leaks import refuse_leaks
 from pipeline.datasets.prepared import Prepared
 from pipeline.datasets.raw_cache import RawCache, pixels_of
 from pipeline.errors import BadInput
 from pipeline.fitting import LabelMaps, fit
 from pipeline.masks import decode_index_png
-from pipeline.models.fcrn import Fcrn
 from pipeline.parallel import rank
 from pipeline.params import BoxSupLabels, BoxSupRun, Params
 from pipeline.shared_work import open_shared_work
@@ -53,7 +52,7 @@ def boxsup(root: Path, params: Params, run_name: str) -> None:
         pixels = pixels_of(root, run.dataset, data)
         masked, boxed = supervision(data, run)
 
-        def labels_of_round(network: Fcrn, epoch: int) -> LabelMaps:
+        def labels_of_round(network: SemanticNetwork, epoch: int) -> LabelMaps:
             maps = estimated_maps(
                 data, boxed, run, network, epoch, proposals=proposals, folder=work.folder
             )

@@ -7,7 +7,7 @@ less, never an error: the report is written last, whatever failed before.
 import json
 import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,10 +22,14 @@ from pipeline.label_step import rebuilt_map
 from pipeline.machine import machine
 from pipeline.masks import decode_index_png
 from pipeline.params import BoxSupLabels, BoxSupRun, Params, SemanticRun, read_yaml
-from pipeline.protocol import gather
+from pipeline.protocol import Measured, gather, settings
+from pipeline.stages.evaluate import band_scores
 from pipeline.tables import read_table
 
 IMAGES_SHOWN = 4
+EPOCHS_SHOWN = (1, 5, 20)  # Dai2015 Fig. 3; of a shorter run, its last
+SUPERVISIONS = ("mask", "box", "semi")  # Dai2015 Fig. 5, from left to right
+COMPARED = tuple(f"dai2015/Table 1/{row}" for row in (1, 2, 5, 3))  # Dai2015 Figs. 4, 5: 1, 2, 5
 
 
 def report(root: Path, params: Params) -> None:
@@ -55,14 +59,17 @@ def report(root: Path, params: Params) -> None:
         if trained[name].dataset in datasets
     }
     gathered = gather(params, metrics, images)
+    beside = compared([m for m in gathered if m.value("num_images") is not None])
+    bands = _bands(root, datasets, beside)
     text = reports.document(
         params,
         gathered,
         histories,
         choices,
-        _draw(root, params, datasets, histories, choices),
+        _draw(root, params, datasets, beside, bands, histories, choices),
         paper,
         paper_rows,
+        bands=bands,
         machine=machine(),
         studies=sorted(path.name for path in (out / "studies").glob("*.md")),
     )
@@ -142,6 +149,51 @@ def _images(run: SemanticRun, data: Prepared) -> tuple[int, int]:
     return int(masked.sum()), int((chosen["has_boxes"] & ~masked).sum())
 
 
+def compared(gathered: Sequence[Measured]) -> dict[str, dict[str, Measured]]:
+    """For each dataset and split with more than one kind of supervision, an evaluation of each.
+
+    Of several evaluations the one that stands for what the paper's figures compare (`COMPARED`);
+    without one, the first.
+
+    Returns:
+        {reports.images_key(evaluation): {supervision: evaluation, in the order `SUPERVISIONS`}}.
+    """
+
+    def rank(measured: Measured) -> int:
+        stands_for = measured.entry.stands_for
+        return min(
+            (i for i, row in enumerate(COMPARED) if row in stands_for), default=len(COMPARED)
+        )
+
+    groups: dict[str, dict[str, Measured]] = {}
+    for measured in sorted(gathered, key=rank):
+        group = groups.setdefault(reports.images_key(measured), {})
+        group.setdefault(settings(measured)["supervision"], measured)
+    return {
+        key: {kind: group[kind] for kind in SUPERVISIONS if kind in group}
+        for key, group in groups.items()
+        if len(group) > 1
+    }
+
+
+def _bands(
+    root: Path, datasets: dict[str, Prepared], beside: dict[str, dict[str, Measured]]
+) -> dict[str, reports.Bands]:
+    """The scores near borders of the evaluations that are compared, where their data are here."""
+    found = {}
+    for key, group in beside.items():
+        entry = next(iter(group.values())).entry
+        names = [measured.name for measured in group.values()]
+        folders = {n: root / "data" / "predictions" / n / "semantic" for n in names}
+        try:
+            if entry.dataset in datasets:
+                around, lines = band_scores(datasets[entry.dataset], entry.split, folders)
+                found[key] = reports.Bands(around, lines)
+        except BadInput as error:
+            print(f"report: without the bands of {key}: {error}", file=sys.stderr)
+    return found
+
+
 def _params_text(root: Path) -> str:
     path = root / "params.yaml"
     return path.read_text(encoding="utf-8") if path.is_file() else ""
@@ -158,6 +210,8 @@ def _draw(
     root: Path,
     params: Params,
     datasets: dict[str, Prepared],
+    beside: dict[str, dict[str, Measured]],
+    bands: dict[str, reports.Bands],
     histories: dict[str, pd.DataFrame],
     choices: dict[str, pd.DataFrame],
 ) -> reports.Pictures:
@@ -197,12 +251,28 @@ def _draw(
         for dataset in params.datasets
         if (lines := _label_rounds(params, dataset, histories))
     }
+    boundary = {
+        key: partial(
+            figures.bands,
+            title="{0.dataset}, {0.split}".format(next(iter(beside[key].values())).entry),
+            around=found.around,
+            measured=found.lines,
+        )
+        for key, found in bands.items()
+    }
+    examples = {
+        key: partial(_examples, data=datasets[dataset], group=group, predictions=predictions)
+        for key, group in beside.items()
+        if (dataset := next(iter(group.values())).entry.dataset) in datasets
+    }
     folder = root / "reports" / "figures"
     return reports.Pictures(
         overlays=_drawn(folder, "overlays", overlays),
         curves=_drawn(folder, "curves", curves),
         labels=_drawn(folder, "labels", labels),
         quality=_drawn(folder, "label_quality", quality),
+        boundary=_drawn(folder, "boundary", boundary),
+        examples=_drawn(folder, "examples", examples),
     )
 
 
@@ -240,22 +310,45 @@ def _overlays(path: Path, data: Prepared, split: str, predicted: Path) -> None:
     figures.overlays(path, ["image", "truth", "prediction"], rows, data.categories)
 
 
+def _examples(path: Path, data: Prepared, group: Mapping[str, Measured], predictions: Path) -> None:
+    """The first images of the split: image, truth, what a run of each supervision says.
+
+    Implements: Dai2015 Fig. 5, and Fig. 6 on PASCAL-Context.
+    """
+    folders = [predictions / m.name / "semantic" for m in group.values()]
+    rows = []
+    for image_id in data.ids(next(iter(group.values())).entry.split)[:IMAGES_SHOWN]:
+        maps = [decode_index_png(folder / f"{image_id}.png") for folder in folders]
+        rows.append((image_id, data.image(image_id), [data.label_map(image_id), *maps]))
+    figures.overlays(path, ["image", "truth", *group], rows, data.categories)
+
+
 def _labels(
     path: Path, data: Prepared, run: BoxSupRun, table: pd.DataFrame, proposals: Path
 ) -> None:
-    """The first box-labelled images: image, truth, labels of the first, a middle, the last round.
+    """The first box-labelled images: image, truth, labels that the epochs shown learned from.
 
     Implements: Dai2015 Fig. 3.
     """
-    epochs = sorted(table["epoch"].unique())
-    epochs = list(dict.fromkeys([epochs[0], epochs[len(epochs) // 2], epochs[-1]]))
+    epochs = rounds_shown(table["epoch"].unique().tolist(), run.epochs)
     stored = ProposalTable(proposals / run.proposals / run.dataset)
     chosen = set(table["image_id"])
     rows = []
     shown = data.images.loc[data.images["has_masks"], "image_id"]  # some have boxes only
     for image_id in [i for i in data.ids(run.split) if i in chosen & set(shown)][:IMAGES_SHOWN]:
-        rounds = [table[table["epoch"] == epoch] for epoch in epochs]
+        rounds = [table[table["epoch"] == first] for first in epochs.values()]
         maps = [rebuilt_map(data, image_id, stored, choices) for choices in rounds]
         rows.append((image_id, data.image(image_id), [data.label_map(image_id), *maps]))
-    headings = ["image", "truth", *(f"labels, epoch {epoch}" for epoch in epochs)]
-    figures.overlays(path, headings, rows, data.categories)
+    headings = [f"labels, epoch {epoch} of {run.epochs}" for epoch in epochs]
+    figures.overlays(path, ["image", "truth", *headings], rows, data.categories)
+
+
+def rounds_shown(first_epochs: Sequence[int], epochs: int) -> dict[int, int]:
+    """{epoch of `EPOCHS_SHOWN`, counted from 1: first epoch, from 0, of the round it belongs to}.
+
+    Args:
+        first_epochs: of all rounds, from 0, as in table "choices".
+        epochs: of the run; what is beyond becomes its last.
+    """
+    wanted = dict.fromkeys(min(epoch, epochs) for epoch in EPOCHS_SHOWN)
+    return {epoch: max(first for first in first_epochs if first < epoch) for epoch in wanted}

@@ -2,12 +2,11 @@
 
 from pathlib import Path
 
-from pipeline.checkpoints import build_network, start_from
+from pipeline.checkpoints import SemanticNetwork, build_network, start_from
 from pipeline.datasets.leaks import refuse_leaks
 from pipeline.datasets.prepared import Prepared
 from pipeline.datasets.raw_cache import pixels_of
 from pipeline.fitting import LabelMaps, fit
-from pipeline.models.fcrn import Fcrn
 from pipeline.params import Params
 from pipeline.shared_work import open_shared_work
 
@@ -33,7 +32,7 @@ def train(root: Path, params: Params, run_name: str) -> None:
         data = Prepared(root, run.dataset)
         pixels = pixels_of(root, run.dataset, data)
 
-        def true_masks(network: Fcrn, epoch: int) -> LabelMaps:
+        def true_masks(network: SemanticNetwork, epoch: int) -> LabelMaps:
             return LabelMaps(pixels.label_map, dict)
 
         network = build_network(run.network, len(data.categories), seed=run.seed)
