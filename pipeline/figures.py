@@ -201,7 +201,7 @@ def bands(
     axis.set_title(title, fontsize=10)
     axis.set_xlabel(f"width of the band around {around}, pixels")
     axis.set_ylabel("mean IoU, %")
-    figure.legend(loc="outside right upper", fontsize=7)
+    figure.legend(loc="outside right upper", fontsize=7, handlelength=4)  # dashes are seen
     write_png(path, figure, dpi=DPI, palette=PALETTE)
 
 

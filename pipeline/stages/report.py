@@ -181,10 +181,10 @@ def _bands(
 ) -> dict[str, reports.Bands]:
     """The scores near borders of the evaluations that are compared, where their data are here."""
     found = {}
+    predictions = root / "data" / "predictions"
     for key, group in beside.items():
         entry = next(iter(group.values())).entry
-        names = [measured.name for measured in group.values()]
-        folders = {n: root / "data" / "predictions" / n / "semantic" for n in names}
+        folders = {m.name: predictions / m.name / "semantic" for m in group.values()}
         try:
             if entry.dataset in datasets:
                 around, lines = band_scores(datasets[entry.dataset], entry.split, folders)
@@ -315,12 +315,12 @@ def _examples(path: Path, data: Prepared, group: Mapping[str, Measured], predict
 
     Implements: Dai2015 Fig. 5, and Fig. 6 on PASCAL-Context.
     """
-    folders = [predictions / m.name / "semantic" for m in group.values()]
+    runs = {f"{kind}\n{m.name}": predictions / m.name / "semantic" for kind, m in group.items()}
     rows = []
     for image_id in data.ids(next(iter(group.values())).entry.split)[:IMAGES_SHOWN]:
-        maps = [decode_index_png(folder / f"{image_id}.png") for folder in folders]
+        maps = [decode_index_png(folder / f"{image_id}.png") for folder in runs.values()]
         rows.append((image_id, data.image(image_id), [data.label_map(image_id), *maps]))
-    figures.overlays(path, ["image", "truth", *group], rows, data.categories)
+    figures.overlays(path, ["image", "truth", *runs], rows, data.categories)
 
 
 def _labels(
