@@ -17,9 +17,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from pipeline.checkpoints import SemanticNetwork
 from pipeline.errors import BadInput
 from pipeline.inference import for_inference, predict_label_map, predict_probabilities
-from pipeline.models.fcrn import Fcrn
 from pipeline.params import Precision, Views
 from pipeline.training import use_threads
 
@@ -144,7 +144,7 @@ class Segmenter:
 
 
 def segmenter_of(
-    network: Fcrn,
+    network: SemanticNetwork,
     saved: dict[str, Any],
     *,
     views: Views,
