@@ -113,7 +113,8 @@ def split_sizes(entry: Dataset) -> dict[str, int]:
     match entry:
         case SampleDataset():
             both = entry.train + entry.extra
-            return {"train": entry.train, "train_aug": both, "val": entry.val}
+            sizes = {"train": entry.train, "train_aug": both, "val": entry.val}
+            return sizes | ({"mixed": both + entry.more} if entry.more else {})
         case Voc2012Dataset():
             return voc.OFFICIAL
         case Voc2007Dataset():

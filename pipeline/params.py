@@ -38,6 +38,7 @@ class SampleDataset:
     kind: Literal["sample"]
     train: int  # images with masks in VOC's form: VOC's 1,464
     extra: int  # images with masks in SBD's form only: train_aug is train + extra
+    more: int  # the same, which train_aug leaves out and split `mixed` has: COCO's 123,287
     val: int
 
 

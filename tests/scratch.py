@@ -20,7 +20,7 @@ COPIED = (
 
 PARAMS = """\
 datasets:
-  sample: {kind: sample, train: 2, extra: 6, val: 3}
+  sample: {kind: sample, train: 2, extra: 6, more: 0, val: 3}
 forests: {}
 proposals:
   none_sample:

@@ -33,7 +33,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PARAMS = """\
 # What stands here stays.
 datasets:
-  sample: {kind: sample, train: 4,   extra: 4, val: 2}  # odd   spacing stays
+  sample: {kind: sample, train: 4,   extra: 4, more: 0, val: 2}  # odd   spacing stays
 
 forests: {}
 
@@ -407,7 +407,8 @@ COCO = {"kind": "coco", "others": "ignore"}
 @pytest.mark.parametrize(
     ("entry", "split", "images", "categories"),
     [
-        ({"kind": "sample", "train": 3, "extra": 5, "val": 4}, "train_aug", 8, 9),
+        ({"kind": "sample", "train": 3, "extra": 5, "more": 0, "val": 4}, "train_aug", 8, 9),
+        ({"kind": "sample", "train": 3, "extra": 5, "more": 2, "val": 4}, "mixed", 10, 9),
         ({"kind": "voc2012"}, "train_aug", 10582, 21),
         ({"kind": "voc2007"}, "all", 9963, 21),
         ({"kind": "sbd"}, "instance_train", 5623, 21),

@@ -228,7 +228,7 @@ def test_images_of_voc_and_sbd_are_known_as_the_same(drawn, tmp_path, monkeypatc
         monkeypatch.setenv(f"PIPELINE_DATA_{name}", str(drawn / "voc"))
     monkeypatch.setattr("pipeline.datasets.readers.VOC", NAMED)
     text = PARAMS.replace(
-        "  sample: {kind: sample, train: 2, extra: 6, val: 3}",
+        "  sample: {kind: sample, train: 2, extra: 6, more: 0, val: 3}",
         "  voc2012: {kind: voc2012}\n  sbd: {kind: sbd}\n"
         "  mine: {kind: folder, val_fraction: 0.5, seed: 0}",
     ).replace("none_sample", "none_voc2012")

@@ -15,7 +15,7 @@ CATALOGUE = sorted((ROOT / "params").glob("*.yaml"))
 
 TEXT = """\
 datasets:
-  sample: {kind: sample, train: 4, extra: 4, val: 2}
+  sample: {kind: sample, train: 4, extra: 4, more: 0, val: 2}
 forests: {}
 proposals:
   none_sample:

@@ -49,7 +49,7 @@ def run(stage, root: Path, dataset: str) -> None:
 
 
 def a_sample_project(folder: Path) -> Path:
-    return project(folder, "{sample: {kind: sample, train: 3, extra: 2, val: 3}}")
+    return project(folder, "{sample: {kind: sample, train: 3, extra: 2, more: 0, val: 3}}")
 
 
 @pytest.fixture(scope="module")
@@ -154,7 +154,7 @@ def test_the_manifest_lists_files_with_size_and_digest(root):
 
 
 def test_fetching_again_changes_the_counts(fetched):
-    project(fetched, "{sample: {kind: sample, train: 1, extra: 0, val: 1}}")
+    project(fetched, "{sample: {kind: sample, train: 1, extra: 0, more: 0, val: 1}}")
     run(fetch, fetched, "sample")
     assert len(list((fetched / "data/raw/sample/VOC2012/JPEGImages").iterdir())) == 2
     run(prepare, fetched, "sample")

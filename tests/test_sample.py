@@ -3,6 +3,7 @@
 import io
 import math
 import xml.etree.ElementTree as xml
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +12,13 @@ from PIL import Image
 from scipy.io import loadmat
 
 from pipeline.categories import SAMPLE
+from pipeline.costs import split_sizes
 from pipeline.datasets import sample
+from pipeline.datasets.readers import open_dataset, places
 from pipeline.datasets.sample import draw, draw_crop, image_id, with_void, write_sample
+from pipeline.datasets.tree import Problems
+from pipeline.params import SampleDataset
+from pipeline.stages.fetch import draw_anew
 
 TRAIN, EXTRA, VAL = 4, 3, 3
 
@@ -192,3 +198,20 @@ def test_lists_name_images_as_voc_and_sbd_do(tree):
     assert ids("benchmark_RELEASE/dataset/train.txt") == train[::2] + extra
     assert ids("benchmark_RELEASE/dataset/val.txt") == val[::2]
     assert len({*train, *extra, *val}) == TRAIN + EXTRA + VAL
+
+
+def test_more_images_are_in_split_mixed_only(tmp_path):
+    entry = SampleDataset("sample", train=2, extra=2, more=3, val=1)
+    draw_anew(tmp_path / "data" / "raw" / "more", entry)
+    tree = open_dataset("more", entry, places(tmp_path, "more", entry), Problems(collect=False))
+    few = replace(entry, more=0)
+    draw_anew(tmp_path / "data" / "raw" / "few", few)
+    alone = open_dataset("few", few, places(tmp_path, "few", few), Problems(collect=False))
+    assert "mixed" not in alone.splits
+    assert tree.splits["train_aug"] == alone.splits["train_aug"]
+    assert tree.splits["mixed"] == [
+        *alone.splits["train_aug"],
+        *(image_id("extra", index) for index in (2, 3, 4)),
+    ]
+    sizes = {name: len(ids) for name, ids in tree.splits.items()}
+    assert {name: sizes[name] for name in split_sizes(entry)} == split_sizes(entry)

@@ -154,7 +154,7 @@ def test_sbd_may_lie_in_a_place_of_its_own(project, tmp_path):
 
 
 def open_sample(root: Path) -> Tree:
-    entry = SampleDataset("sample", train=3, extra=2, val=3)
+    entry = SampleDataset("sample", train=3, extra=2, more=0, val=3)
     return open_dataset("sample", entry, places(root, "sample", entry), Problems(collect=False))
 
 

@@ -49,7 +49,7 @@ KINDS: dict[str, Dataset] = {
     "coco2017": CocoDataset("coco", year=2017, categories="coco", others="background"),
     "bsds500": Bsds500Dataset("bsds500"),
     "folder": FolderDataset("folder", val_fraction=0.2, seed=0),
-    "sample": SampleDataset("sample", train=1, extra=0, val=1),
+    "sample": SampleDataset("sample", train=1, extra=0, more=0, val=1),
 }
 COCO_YEARS = (2014, 2017)
 

@@ -1,6 +1,7 @@
 """Which reader opens which kind of dataset, and in which places its files lie."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from pipeline.categories import SAMPLE, VOC
@@ -52,8 +53,9 @@ def open_dataset(name: str, entry: Dataset, place_of: PlaceOf, problems: Problem
     """
     own = home(name, entry)
     match entry:
-        case SampleDataset():
-            return voc.open_tree(place_of(own), problems, sbd_place=None, categories=SAMPLE)
+        case SampleDataset(more=more):
+            tree = voc.open_tree(place_of(own), problems, sbd_place=None, categories=SAMPLE)
+            return tree if more == 0 else _set_apart(tree, more)
         case Voc2012Dataset():
             return voc.open_tree(place_of(own), problems, sbd_place=place_of("sbd"), categories=VOC)
         case Voc2007Dataset():
@@ -84,3 +86,9 @@ def open_dataset(name: str, entry: Dataset, place_of: PlaceOf, problems: Problem
             parts = [(home(name, part), part) for part in (entry.masks, *entry.boxes)]
             trees = {n: open_dataset(n, part, place_of, problems) for n, part in parts}
             return mix(trees, split=entry.split)
+
+
+def _set_apart(tree: Tree, more: int) -> Tree:
+    """The sample's tree with its last images in split `mixed` only, not in train_aug."""
+    mixed = tree.splits["train_aug"]
+    return replace(tree, splits={**tree.splits, "train_aug": mixed[:-more], "mixed": mixed})

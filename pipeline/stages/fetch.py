@@ -128,6 +128,6 @@ def draw_anew(folder: Path, entry: SampleDataset) -> None:
         raise BadInput(f"{folder}: a link, which is not written through; remove it and run again")
     unfinished = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(unfinished, ignore_errors=True)
-    write_sample(unfinished, entry.train, entry.extra, entry.val)
+    write_sample(unfinished, entry.train, entry.extra + entry.more, entry.val)
     shutil.rmtree(folder, ignore_errors=True)
     os.replace(unfinished, folder)
