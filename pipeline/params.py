@@ -999,3 +999,10 @@ def _check_run(where: str, run: SemanticRun, params: Params) -> None:
                 f"{where}.init is {run.init!r}, of kind {start.network.kind}; the run's network "
                 f"is of kind {network.kind}"
             )
+    estimator = run.estimator if isinstance(run, BoxSupRun) else None
+    if isinstance(estimator, BoxSupLabels) and isinstance(network, Deeplab):
+        if estimator.lam > 0 and estimator.lam_start == 0 and not isinstance(start, SemanticRun):
+            raise BadInput(
+                f"{where}.estimator.lam_start is 0; the last layer of a {network.kind} is drawn at "
+                "random and would be asked before it has learnt: expected at least 1"
+            )

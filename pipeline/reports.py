@@ -330,8 +330,8 @@ def _flat_text(values: Mapping[str, Any]) -> str:
 def metrics_json(gathered: Sequence[Measured]) -> dict[str, dict[str, float]]:
     """{evaluation: {metric: value}}, fractions of four digits: what `dvc metrics diff` compares.
 
-    Numbers over all categories; those of one category are in the parquet tables. What is not a
-    number is left out, and so is an evaluation without any.
+    Numbers over all categories; those of one category and those of bands are in the parquet tables.
+    What is not a number is left out, and so is an evaluation without any.
     """
     found = {}
     for m in gathered:
@@ -340,7 +340,7 @@ def metrics_json(gathered: Sequence[Measured]) -> dict[str, dict[str, float]]:
                 round(value) if metric.startswith("num_") else round(value, 4)
             )
             for (metric, category, at), value in m.values.items()
-            if not category and not math.isnan(value)
+            if not category and not math.isnan(value) and not metric.endswith(_OF_BANDS)
         }
         if numbers:
             found[m.name] = numbers
@@ -391,6 +391,9 @@ def read_paper(path: Path, columns: Sequence[str]) -> pd.DataFrame:
     return table
 
 
+_OF_BANDS = ("boundary_mean_iou", "interior_mean_iou")
+# What the names of a band's metrics begin with: what the band is around, in words.
+BANDS = {"": "the void (255) of the truth", "category_": "the borders between categories"}
 PAPER_COLUMNS = ("paper", "table", "row", "metric", "category", "at", "value")
 PAPER_ROWS_COLUMNS = ("paper", "table", "row", "setting", "value")
 
@@ -538,6 +541,32 @@ def _comparisons(
                 f"![examples]({_figure(pictures.examples[key])})\n",
             ]
     return parts
+
+
+def bands_of(beside: Mapping[str, Mapping[str, Measured]]) -> dict[str, Bands]:
+    """The bands of evaluations on the same images, where all have them, around the same borders.
+
+    Args:
+        beside: {`images_key`: {supervision: evaluation}}.
+    """
+    found = {}
+    for key, group in beside.items():
+        for prefix, around in BANDS.items():
+            lines = {m.name: _band_points(m, prefix) for m in group.values()}
+            if all(lines.values()):
+                found[key] = Bands(around, lines)
+    return found
+
+
+def _band_points(measured: Measured, prefix: str) -> list[tuple[float, float, float]]:
+    """(width, mean IoU in the band, outside it), ascending; numbers that are none are NaN."""
+
+    def part(name: str, width: float) -> float:
+        return measured.values.get((f"{prefix}{name}_mean_iou", "", width), math.nan)
+
+    name = f"{prefix}boundary_mean_iou"
+    widths = sorted(at for metric, _, at in measured.values if metric == name and at is not None)
+    return [(width, part("boundary", width), part("interior", width)) for width in widths]
 
 
 def band_table(bands: Bands) -> str:

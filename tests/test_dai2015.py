@@ -1,5 +1,6 @@
 """The catalogue of Dai et al.: every row of the paper that is theirs, and what departs from it."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,8 @@ from pipeline import protocol, reports
 from pipeline.catalogue import load_catalogue
 from pipeline.costs import split_sizes
 from pipeline.crf.dense import PUBLISHED
-from pipeline.params import BoxSupLabels, BoxSupRun, DenseCrf, MixtureDataset
+from pipeline.errors import BadInput
+from pipeline.params import BoxSupLabels, BoxSupRun, DenseCrf, MixtureDataset, check_values
 from pipeline.post_processing import crf_of
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -203,3 +205,15 @@ def test_hyper_parameters_are_compared_on_the_held_out_images_and_stand_for_noth
     assert "none" in {entry.crf for entry in chosen}
     others = {e.split for n, e in catalogue.evaluations.items() if n[:8] != "held_out"}
     assert others == {"val", "val_since_2008"}
+
+
+def test_a_label_step_never_asks_a_layer_drawn_at_random(catalogue):
+    run = catalogue.boxsup["boxsup_top5_voc"]
+    early = replace(run, estimator=replace(run.estimator, lam_start=0))
+    with pytest.raises(BadInput, match=r"boxsup_top5_voc\.estimator\.lam_start is 0.*at least 1"):
+        check_values(replace(catalogue, boxsup=catalogue.boxsup | {"boxsup_top5_voc": early}))
+    for allowed in (
+        replace(early, init="boxsup_mask_voc"),  # has learnt
+        replace(early, estimator=replace(early.estimator, lam=0.0)),  # is not asked
+    ):
+        check_values(replace(catalogue, boxsup=catalogue.boxsup | {"boxsup_top5_voc": allowed}))

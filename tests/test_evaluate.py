@@ -9,7 +9,8 @@ from test_report import evaluation, given
 from pipeline.errors import BadInput
 from pipeline.masks import encode_index_png
 from pipeline.params import Params, build
-from pipeline.stages.evaluate import evaluate
+from pipeline.scoring.boundary import score_boundary
+from pipeline.stages.evaluate import BAND_WIDTHS, evaluate
 from pipeline.tables import read_table, write_table
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -53,7 +54,8 @@ def predict(root, image_id, predicted):
 
 def measured(root):
     table = read_table(root / "data/metrics/sample_mask.parquet", "metrics")
-    overall = table[table["category"].isna()].set_index("metric")["value"]
+    of_all = table["category"].isna() & table["at"].isna()
+    overall = table[of_all].set_index("metric")["value"]
     iou = table[table["metric"] == "iou"].set_index("category")["value"]
     return table, overall, iou
 
@@ -72,7 +74,6 @@ def test_scores_are_of_all_pixels_together(project):
     assert np.isnan(iou["star"])
     names = table[["evaluation", "dataset", "split"]].drop_duplicates()
     assert names.to_numpy().tolist() == [["sample_mask", "sample", "val"]]
-    assert table["at"].isna().all()
 
 
 def test_background_everywhere_is_scored_beside_it(project):
@@ -91,8 +92,51 @@ def test_rows_are_those_over_all_categories_and_then_each_category(project):
     means = ["pixel_accuracy", "mean_accuracy", "mean_iou"]
     beside = [f"all_background_{name}" for name in means]
     order = ["num_images", "num_categories", *means, *beside, "iou", "iou", "iou"]
-    assert table["metric"].tolist() == order
-    assert table["category"].tolist()[-3:] == CATEGORIES and table["category"][:-3].isna().all()
+    assert table["metric"].tolist()[: len(order)] == order
+    categories, bands = table["category"][: len(order)], table[len(order) :]
+    assert categories.tolist()[-3:] == CATEGORIES and categories[:-3].isna().all()
+    assert bands["category"].isna().all()
+    assert bands["at"].tolist() == [width for width in BAND_WIDTHS for _ in range(2)]
+
+
+def test_around_void_the_bands_are_those_of_score_boundary(project, tmp_path):
+    root, params = project
+    evaluate(root, params, "sample_mask")
+    (tmp_path / "names.txt").write_text("\n".join(CATEGORIES))
+    (tmp_path / "truth").mkdir()
+    for image_id, truth in TRUTH.items():
+        (tmp_path / f"truth/{image_id}.png").write_bytes(
+            encode_index_png(np.array(truth, np.uint8))
+        )
+    outcome = score_boundary(
+        tmp_path / "truth", root / "data/predictions/sample_mask/semantic",
+        categories=str(tmp_path / "names.txt"), widths=BAND_WIDTHS, ids=None, allow_missing=False,
+        train_ids=False,
+    )  # fmt: skip
+    theirs = [(row.metric, row.at, row.value) for row in outcome.rows if row.at is not None]
+    table, _, _ = measured(root)
+    ours = table[table["at"].notna()][["metric", "at", "value"]].itertuples(index=False, name=None)
+    for one, other in zip(ours, theirs, strict=True):
+        assert one[:2] == other[:2] and one[2] == pytest.approx(other[2], nan_ok=True, abs=0)
+
+
+def test_without_void_bands_are_around_categories_of_all_images_together(project):
+    root, params = project
+    square = np.zeros((12, 16), np.uint8)
+    square[2:8, 3:9] = 1
+    maps = [{"image_id": i, "png": encode_index_png(square)} for i in TRUTH]
+    write_table(root / "data/prepared/sample/semantic/part-000.parquet", "semantic", maps)
+    for image_id in TRUTH:
+        predict(root, image_id, np.zeros((12, 16)))
+    evaluate(root, params, "sample_mask")
+    table, _, _ = measured(root)
+    found = table[table["at"].notna()].set_index(["metric", "at"])["value"]
+    # the square's edge has 20 pixels, around it 24 share a side
+    boundary, interior = "category_boundary_mean_iou", "category_interior_mean_iou"
+    assert found[boundary, 1] == pytest.approx((24 / 44 + 0) / 2)
+    assert found[interior, 1] == pytest.approx(((192 - 36 - 24) / (192 - 44) + 0) / 2)
+    assert np.isnan(found[interior, 40])  # the band is the whole image
+    assert found[boundary, 40] == pytest.approx(156 / 192 / 2)
 
 
 def test_two_evaluations_of_one_state_write_the_same_bytes(project):

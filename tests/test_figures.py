@@ -1,23 +1,19 @@
 """The analyses of Dai et al. as figures: near borders, labels at epochs, supervisions compared."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from hypothesis import given as drawn
 from hypothesis import strategies as st
-from test_report import LABELS, evaluation, given, history, project, write_files
+from test_report import LABELS, evaluation, given, history, make_params, project
 
 from pipeline import figures, protocol, reports
-from pipeline.datasets.prepared import Prepared
-from pipeline.errors import BadInput
-from pipeline.masks import encode_index_png
 from pipeline.metrics.semantic import confusion_matrix
 from pipeline.params import Params, build
-from pipeline.scoring.boundary import score_boundary
-from pipeline.stages.evaluate import BAND_WIDTHS, band_scores, bands_between_categories
+from pipeline.stages.evaluate import BAND_WIDTHS, bands_between_categories
 from pipeline.stages.report import compared, rounds_shown
-from pipeline.tables import write_table
 
 assert project  # a fixture
 
@@ -56,66 +52,26 @@ def test_band_and_interior_are_all_pixels_and_bands_only_grow(seed, height, widt
     assert (np.diff(found[:, 0], axis=0) >= 0).all()
 
 
-def set_truth(root, label_map):
-    maps = [{"image_id": f"val_{i}", "png": encode_index_png(label_map)} for i in range(4)]
-    write_table(root / "data/prepared/sample/semantic/part-000.parquet", "semantic", maps)
+def test_bands_of_evaluations_stand_together_where_all_have_them():
+    def with_bands(name, **values):
+        measured = protocol.gather(make_params(), {}, {})[0]
+        values = {
+            (metric, "", float(at)): value
+            for metric, points in values.items()
+            for at, value in points.items()
+        }
+        return replace(measured, name=name, values=values)
 
-
-def set_predictions(root, name, label_map):
-    folder = root / f"data/predictions/{name}/semantic"
-    folder.mkdir(parents=True, exist_ok=True)
-    for i in range(4):
-        (folder / f"val_{i}.png").write_bytes(encode_index_png(label_map))
-    return folder
-
-
-def test_around_void_the_scores_are_those_of_score_boundary(project, tmp_path):
-    write_files(project, proposals=False)
-    rng = np.random.default_rng(0)
-    truth = np.zeros((12, 16), np.uint8)
-    truth[2:8, 3:9] = 255
-    truth[3:7, 4:8] = 1
-    set_truth(project, truth)
-    folders = {
-        name: set_predictions(project, name, rng.integers(0, 3, (12, 16)).astype(np.uint8))
-        for name in ("one", "two")
-    }
-    around, found = band_scores(Prepared(project, "sample"), "val", folders)
-    assert around.startswith("the void")
-    (tmp_path / "names.txt").write_text("background\nring\nstar\n")
-    (tmp_path / "truth").mkdir()
-    for i in range(4):
-        (tmp_path / f"truth/val_{i}.png").write_bytes(encode_index_png(truth))
-    for name, folder in folders.items():
-        outcome = score_boundary(
-            tmp_path / "truth", folder, categories=str(tmp_path / "names.txt"),
-            widths=BAND_WIDTHS, ids=None, allow_missing=False, train_ids=False,
-        )  # fmt: skip
-        theirs = [row.value for row in outcome.rows if row.at is not None]
-        ours = [value for _, *pair in found[name] for value in pair]
-        assert ours == pytest.approx(theirs, nan_ok=True, abs=0)
-
-
-def test_without_void_bands_are_around_categories_of_all_images_together(project):
-    write_files(project, proposals=False)  # a square of 6 x 6 in 12 x 16
-    folder = set_predictions(project, "nothing", np.zeros((12, 16), np.uint8))
-    around, found = band_scores(Prepared(project, "sample"), "val", {"nothing": folder})
-    assert around == "the borders between categories"
-    width, boundary, interior = found["nothing"][0]
-    # the square's edge has 20 pixels, around it 24 share a side
-    assert (width, boundary) == (1, pytest.approx((24 / 44 + 0) / 2))
-    assert interior == pytest.approx(((192 - 36 - 24) / (192 - 44) + 0) / 2)
-    width, boundary, interior = found["nothing"][-1]
-    assert width == 40 and math.isnan(interior)  # the band is the whole image
-    assert boundary == pytest.approx(156 / 192 / 2)
-
-
-def test_a_prediction_that_is_missing_for_the_bands_is_named(project):
-    write_files(project, proposals=False)
-    folder = set_predictions(project, "one", np.zeros((12, 16), np.uint8))
-    (folder / "val_3.png").unlink()
-    with pytest.raises(BadInput, match=r"val_3\.png: not there"):
-        band_scores(Prepared(project, "sample"), "val", {"one": folder})
+    one = with_bands("one", boundary_mean_iou={5: 0.4, 1: 0.2}, interior_mean_iou={5: 0.6, 1: 0.5})
+    two = with_bands("two", boundary_mean_iou={1: 0.1, 5: 0.3}, interior_mean_iou={1: 0.4})
+    other = with_bands("other", category_boundary_mean_iou={1: 0.1})
+    found = reports.bands_of(
+        {"both": {"mask": one, "box": two}, "not": {"mask": one, "box": other}}
+    )
+    assert list(found) == ["both"] and found["both"].around.startswith("the void")
+    lines = found["both"].lines
+    assert lines["one"] == [(1.0, 0.2, 0.5), (5.0, 0.4, 0.6)]
+    assert lines["two"][0] == (1.0, 0.1, 0.4) and math.isnan(lines["two"][1][2])
 
 
 def test_the_table_of_bands_has_a_column_for_each_width():

@@ -164,7 +164,7 @@ def evaluation(model, dataset, stands_for, **other):
 def given():
     return {
         "datasets": {
-            "sample": {"kind": "sample", "train": 3, "extra": 5, "val": 4},
+            "sample": {"kind": "sample", "train": 3, "extra": 5, "more": 0, "val": 4},
             "voc": {"kind": "voc2012"},
         },
         "forests": {},
@@ -199,6 +199,11 @@ def metric_rows(name, dataset, **values):
     rows = [{"metric": m, "category": None, "value": v} for m, v in values.items()]
     rows += [{"metric": "iou", "category": c, "value": 0.5} for c in ("background", "ring")]
     rows.append({"metric": "iou", "category": "star", "value": float("nan")})
+    for part, value in (("boundary", 0.25), ("interior", 0.5)):
+        metric = f"category_{part}_mean_iou"
+        rows += [
+            {"metric": metric, "category": None, "at": at, "value": value} for at in (1.0, 5.0)
+        ]
     return [same | row for row in rows]
 
 
@@ -654,8 +659,7 @@ def test_the_stage_writes_tables_json_and_every_picture(project):
     assert numbers["sample_mask"] == {name: pytest.approx(value, abs=5e-5)
                                       for name, value in SCORES["sample_mask"].items()}  # fmt: skip
     assert "around the borders between categories / outside it" in text
-    right = "100.00 / 100.00"  # two of three categories are there
-    assert cells(text.split("### Near")[1], "sample_box")[1:3] == [right, right]
+    assert cells(text.split("### Near")[1], "sample_box")[1:] == ["25.00 / 50.00"] * 2
     assert "3 + 5 training and 4 val images" in text
     assert "(images: 0 by masks, 4 by boxes)" in text
     assert not list((project / "reports").rglob("*.partial"))
@@ -688,13 +692,12 @@ def test_a_missing_file_costs_its_picture_only(project, capsys):
     drawn = {p.name for p in (project / "reports/figures").iterdir()}
     assert drawn == {
         "sample_box_curves.png", "sample_box_overlays.png", "sample_label_quality.png",
-        "sample_mask_curves.png",
+        "sample_mask_curves.png", "sample_val_boundary.png",
     }  # fmt: skip
     told = capsys.readouterr().err
     assert "val_2.png" in told and "proposals" in told
-    assert "without the bands of sample_val" in told
     text = (project / "reports/tables.md").read_text()
-    assert "sample_mask_overlays" not in text and "### Near" not in text and "### Ex" not in text
+    assert "sample_mask_overlays" not in text and "### Ex" not in text
 
 
 def test_only_active_evaluations_are_shown(project):

@@ -243,7 +243,7 @@ def root(tmp_path_factory):
         (root / "pipeline").mkdir(exist_ok=True)
         (root / "pipeline" / name).symlink_to(ROOT / "pipeline" / name)
     content = read_yaml_text(PARAMS)
-    content["datasets"]["other"] = {"kind": "sample", "train": 3, "extra": 3, "val": 2}
+    content["datasets"]["other"] = {"kind": "sample", "train": 3, "extra": 3, "more": 0, "val": 2}
     write(root, content)
     params = load_params(root / "params.yaml")
     for dataset in ("sample", "other"):

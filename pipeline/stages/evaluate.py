@@ -3,7 +3,7 @@
 C categories; H x W pixels; W widths of bands.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -28,7 +28,8 @@ def evaluate(root: Path, params: Params, evaluation: str) -> None:
     """Write data/metrics/<evaluation>.parquet from the predictions and the prepared truth.
 
     The scores are of all pixels of the split together. Beside them stand the scores of a map that
-    is background everywhere (`all_background_...`): what a model has to beat.
+    is background everywhere (`all_background_...`): what a model has to beat; and the mean IoU near
+    borders and away from them, `band_rows`.
 
     Raises:
         BadInput: a prediction is missing, unreadable or of another size than its image.
@@ -50,15 +51,19 @@ def evaluate(root: Path, params: Params, evaluation: str) -> None:
         num_categories = len(dataset.categories)
         paths = _prediction_paths(root / predictions, image_ids)
         dataset.label_map(image_ids[0])  # reads the parts, before several threads ask for them
+        void = any((dataset.label_map(image_id) == IGNORE).any() for image_id in image_ids)
         counts = np.zeros((num_categories, num_categories + 1), np.int64)
-        for one in map_in_threads(partial(_count, dataset, paths), image_ids, "evaluate"):
-            counts += one
+        bands = np.zeros((len(BAND_WIDTHS), 2, *counts.shape), np.int64)
+        one = partial(_count, dataset, paths, band_confusions if void else bands_between_categories)
+        for of_image, of_bands in map_in_threads(one, image_ids, "evaluate"):
+            counts += of_image
+            bands += of_bands
 
         rows = semantic_rows(scores(counts), dataset.categories)
         if dataset.categories[0] == "background":
             beside = mean_rows(scores(_all_background(counts)), "all_background_")
             rows[-num_categories:-num_categories] = beside  # before the categories
-        measured = Outcome([Row("num_images", len(image_ids)), *rows])
+        measured = Outcome([Row("num_images", len(image_ids)), *rows, *band_rows(bands, void)])
         table = work.folder / out.name
         write_metrics(table, measured, evaluation, entry.dataset, entry.split)
         work.publish({table: root / out})
@@ -76,16 +81,14 @@ def _prediction_paths(folder: Path, image_ids: list[str]) -> dict[str, Path]:
     return paths
 
 
-def _count(dataset: Prepared, paths: Mapping[str, Path], image_id: str) -> np.ndarray:
-    """The counts (C, C + 1) of one image. BadInput if its two label maps differ in size."""
-    predicted, truth = _maps(dataset, paths, image_id)
-    return confusion_matrix(predicted, truth, len(dataset.categories))
-
-
-def _maps(
-    dataset: Prepared, paths: Mapping[str, Path], image_id: str
+def _count(
+    dataset: Prepared, paths: Mapping[str, Path], bands: Callable[..., np.ndarray], image_id: str
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The predicted and the true label map, (H, W) uint8. BadInput if they differ in size."""
+    """The counts (C, C + 1) of one image, and those of bands (W, 2, C, C + 1).
+
+    Raises:
+        BadInput: its two label maps differ in size.
+    """
     predicted, truth = decode_index_png(paths[image_id]), dataset.label_map(image_id)
     if predicted.shape != truth.shape:
         raise BadInput(
@@ -93,7 +96,9 @@ def _maps(
             f"width), but the label map of image {image_id} has {truth.shape[0]} x "
             f"{truth.shape[1]}; predict it at the size of the image"
         )
-    return predicted, truth
+    num_categories = len(dataset.categories)
+    in_bands = bands(predicted, truth, BAND_WIDTHS, num_categories)
+    return confusion_matrix(predicted, truth, num_categories), in_bands
 
 
 def _all_background(counts: np.ndarray) -> np.ndarray:
@@ -104,45 +109,20 @@ def _all_background(counts: np.ndarray) -> np.ndarray:
 
 
 # --- near borders and away from them -----------------------------------------------------------
-def band_scores(
-    dataset: Prepared, split: str, predictions: Mapping[str, Path]
-) -> tuple[str, dict[str, list[tuple[float, float, float]]]]:
-    """Mean IoU of all pixels near the borders of the truth and of all others, by width.
-
-    The bands are around the 255 of the truth, as those of `score boundary`, or, where no map of the
-    split has any, around the borders between its categories.
+def band_rows(bands: np.ndarray, void: bool) -> list[Row]:
+    """Rows of the mean IoU in a band of each of `BAND_WIDTHS` and outside it.
 
     Args:
-        predictions: {name: folder of <image_id>.png}.
-
-    Returns:
-        What the bands are around, in words; {name: (width, mean IoU in the band, mean IoU outside
-        it) for each of `BAND_WIDTHS`}, NaN where there are no such pixels.
-
-    Raises:
-        BadInput: as `evaluate`.
+        bands: (W, 2, C, C + 1), of all images together.
+        void: the bands are around the 255 of the truth, as in `score boundary`; else around the
+            borders between its categories, and the metrics' names say so.
     """
-    image_ids, num_categories = dataset.ids(split), len(dataset.categories)
-    paths = {name: _prediction_paths(folder, image_ids) for name, folder in predictions.items()}
-    void = any((dataset.label_map(image_id) == IGNORE).any() for image_id in image_ids)
-    count = band_confusions if void else bands_between_categories
-
-    def counts_of(image_id: str) -> np.ndarray:
-        pairs = [_maps(dataset, of_run, image_id) for of_run in paths.values()]
-        return np.stack([count(*pair, BAND_WIDTHS, num_categories) for pair in pairs])
-
-    shape = (len(paths), len(BAND_WIDTHS), 2, num_categories, num_categories + 1)
-    counts = np.zeros(shape, np.int64)
-    for one in map_in_threads(counts_of, image_ids, "bands"):
-        counts += one
-    found = {
-        name: [
-            (float(width), scores(band).mean_iou, scores(interior).mean_iou)
-            for width, (band, interior) in zip(BAND_WIDTHS, of_run, strict=True)
-        ]
-        for name, of_run in zip(paths, counts, strict=True)
-    }
-    return "the void (255) of the truth" if void else "the borders between categories", found
+    prefix = "" if void else "category_"
+    return [
+        Row(f"{prefix}{part}_mean_iou", scores(counts).mean_iou, at=width)
+        for width, pair in zip(BAND_WIDTHS, bands, strict=True)
+        for part, counts in zip(("boundary", "interior"), pair, strict=True)
+    ]
 
 
 def bands_between_categories(

@@ -23,7 +23,6 @@ from pipeline.machine import machine
 from pipeline.masks import decode_index_png
 from pipeline.params import BoxSupLabels, BoxSupRun, Params, SemanticRun, read_yaml
 from pipeline.protocol import Measured, gather, settings
-from pipeline.stages.evaluate import band_scores
 from pipeline.tables import read_table
 
 IMAGES_SHOWN = 4
@@ -60,7 +59,7 @@ def report(root: Path, params: Params) -> None:
     }
     gathered = gather(params, metrics, images)
     beside = compared([m for m in gathered if m.value("num_images") is not None])
-    bands = _bands(root, datasets, beside)
+    bands = reports.bands_of(beside)
     text = reports.document(
         params,
         gathered,
@@ -174,24 +173,6 @@ def compared(gathered: Sequence[Measured]) -> dict[str, dict[str, Measured]]:
         for key, group in groups.items()
         if len(group) > 1
     }
-
-
-def _bands(
-    root: Path, datasets: dict[str, Prepared], beside: dict[str, dict[str, Measured]]
-) -> dict[str, reports.Bands]:
-    """The scores near borders of the evaluations that are compared, where their data are here."""
-    found = {}
-    predictions = root / "data" / "predictions"
-    for key, group in beside.items():
-        entry = next(iter(group.values())).entry
-        folders = {m.name: predictions / m.name / "semantic" for m in group.values()}
-        try:
-            if entry.dataset in datasets:
-                around, lines = band_scores(datasets[entry.dataset], entry.split, folders)
-                found[key] = reports.Bands(around, lines)
-        except BadInput as error:
-            print(f"report: without the bands of {key}: {error}", file=sys.stderr)
-    return found
 
 
 def _params_text(root: Path) -> str:
