@@ -855,6 +855,7 @@ _RANGES: dict[str, tuple[float, float]] = {
     "val_fraction": (0, 1),
     "train": (1, math.inf),
     "extra": (0, math.inf),
+    "more": (0, math.inf),
     "val": (1, math.inf),
     "sigma": (0, math.inf),
     "min_area": (0, math.inf),
