@@ -5,8 +5,9 @@
     python benchmarks/test_label_step.py
 
 One image of 375 x 500 with 2,000 candidates and three boxes, one core. The second command prints
-both profiles and an epoch's training beside them, as seconds for 1,000 such images: what an image
-costs is measured, and multiplied.
+both profiles and what else an epoch takes, as seconds for 1,000 such images: what an image costs is
+measured, and multiplied. It tells the step's share of the epoch, with and without asking the
+network, and the time of 60 images by the clock in one thread and in more.
 
 The loop is written as well as such a loop can be. Each mask is cropped to its box and kept as
 float32, so that a sum of losses in it is one dot product of BLAS; both losses of a box are put into
@@ -20,6 +21,7 @@ each mask) to the index PNG, without the network. Costs agree to 1e-5, choices a
 
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
 import cv2
@@ -27,9 +29,11 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.datasets.proposal_table import _arrays, to_row
+from pipeline.datasets.processes import processors
+from pipeline.datasets.proposal_table import _read, to_row
 from pipeline.inference import for_inference, view_probabilities
 from pipeline.labels import (
+    Candidates,
     Choice,
     choose,
     image_costs,
@@ -39,7 +43,8 @@ from pipeline.labels import (
     regression_costs,
 )
 from pipeline.masks import encode_index_png
-from pipeline.models.fcrn import fcrn
+from pipeline.models.deeplab import Deeplab, deeplab
+from pipeline.models.fcrn import Fcrn, fcrn
 from pipeline.params import GradientEdges, Scg
 from pipeline.proposals.edges import edges
 from pipeline.proposals.form import Proposals
@@ -56,6 +61,7 @@ CHOOSING = {
     "fallback": "rectangle",
 }
 Costs = tuple[np.ndarray, np.ndarray]  # (N, P) each
+Profile = dict[str, Callable[[], object]]
 SETTINGS = Scg(
     kind="scg",
     edges=GradientEdges("gradient", sigma=1.5),
@@ -91,7 +97,7 @@ def made_inputs() -> tuple[Proposals, np.ndarray]:
     image = np.clip(128 + 60 * noise(0, 3, 12), 0, 255).astype(np.uint8)
     proposals = scg(image, SETTINGS, edges("gradient", sigma=1.5))
     assert len(proposals) == 2000
-    logits = 3 * np.moveaxis(noise(1, CATEGORIES, 40), 2, 0)
+    logits = 3 * np.ascontiguousarray(np.moveaxis(noise(1, CATEGORIES, 40), 2, 0))
     return proposals, logits - np.log(np.exp(logits).sum(axis=0))
 
 
@@ -114,18 +120,6 @@ def loop_costs(proposals: Proposals, crops: list[np.ndarray], logs: np.ndarray) 
                 shared = np.count_nonzero(crop[t - top : b - top, l - left : r - left])
             regression[n, p] = (inside + in_box) / (size + areas[p] - shared)
     return overlap_costs(proposals, BOXES), regression
-
-
-def fresh(proposals: Proposals) -> Proposals:
-    """The same candidates with nothing remembered from earlier questions."""
-    return Proposals(
-        proposals.superpixels,
-        proposals.members,
-        proposals.offsets,
-        proposals.scores,
-        proposals.boxes,
-        proposals.areas,
-    )
 
 
 def cropped(proposals: Proposals) -> list[np.ndarray]:
@@ -152,9 +146,9 @@ def chosen(costs: Costs) -> list[Choice]:
 
 def step(row: dict, logs: np.ndarray) -> bytes:
     """Ours, from the row of the proposal table to the PNG."""
-    proposals = Proposals(**_arrays(row))
-    choices = chosen(superpixel_costs(proposals, logs))
-    return encode_index_png(label_map_of(choices, proposals, BOXES, OF_BOXES))
+    candidates, _ = _read(row)
+    choices = chosen(superpixel_costs(candidates, logs))
+    return encode_index_png(label_map_of(choices, candidates, BOXES, OF_BOXES))
 
 
 def loop_step(proposals: Proposals, packed: list[np.ndarray], logs: np.ndarray) -> bytes:
@@ -168,7 +162,7 @@ def loop_step(proposals: Proposals, packed: list[np.ndarray], logs: np.ndarray) 
     return encode_index_png(label_map)
 
 
-def superpixel_costs(proposals: Proposals, logs: np.ndarray) -> Costs:
+def superpixel_costs(proposals: Candidates, logs: np.ndarray) -> Costs:
     return image_costs(proposals, BOXES, OF_BOXES, logs, clip=CLIP, costs="averaged")
 
 
@@ -185,7 +179,7 @@ def packed_crops(proposals: Proposals) -> list[np.ndarray]:
 def test_superpixels(benchmark, inputs):
     proposals, logs = inputs
     expected = loop_costs(proposals, cropped(proposals), logs)
-    found = benchmark(lambda: superpixel_costs(fresh(proposals), logs))
+    found = benchmark(superpixel_costs, _read(stored(proposals))[0], logs)
     np.testing.assert_array_equal(found[0], expected[0])
     np.testing.assert_allclose(found[1], expected[1], rtol=1e-5)
 
@@ -222,38 +216,48 @@ def seconds(work: Callable[[], object], rounds: int) -> float:
     return min(taken[1:])
 
 
-def network_seconds() -> dict[str, float]:
-    """What an image costs FCRN-50/8 in bf16 on one core: asked whole, and trained on as a crop."""
+def network_seconds(network: Fcrn | Deeplab, side: int) -> dict[str, float]:
+    """What an image costs in bf16 on one core: asked whole, and trained on as a crop."""
     torch.set_num_threads(1)
-    network = fcrn(depth=50, stride=8, kernel=3, dilation=6, num_categories=CATEGORIES)
     network.to(memory_format=torch.channels_last)
-    crop = torch.randn(1, 3, 320, 320).to(memory_format=torch.channels_last)
+    crop = torch.randn(2, 3, side, side).to(memory_format=torch.channels_last)
 
     def train() -> None:
         with torch.autocast("cpu", torch.bfloat16):
-            logits = network.train()(torch.cat([crop, crop]))
+            logits = network.train()(crop)
         logits.float().logsumexp(1).mean().backward()
 
     fast, image = for_inference(network.eval(), precision="bf16"), torch.randn(1, 3, HEIGHT, WIDTH)
     asked = seconds(lambda: view_probabilities(fast, image, precision="bf16"), 2)
-    return {"asking the network": asked, "training on a crop of 320": seconds(train, 2) / 2}
+    return {"asking the network": asked, f"training on a crop of {side}": seconds(train, 2) / 2}
 
 
-def profile() -> None:
-    proposals, logs = made_inputs()
-    row, packed, crops = stored(proposals), packed_crops(proposals), cropped(proposals)
-    costs = superpixel_costs(proposals, logs)
+def in_threads(row: dict, logs: np.ndarray) -> dict[str, float]:
+    """Seconds by the clock for 60 images, the network not asked."""
+    taken = {}
+    for number in sorted({1, processors()}):
+        with ThreadPoolExecutor(number) as pool:
+            list(pool.map(step, [row] * number, [logs] * number))  # starts the threads
+            began = time.perf_counter()
+            list(pool.map(step, [row] * 60, [logs] * 60))
+            taken[f"60 images, {number} threads"] = time.perf_counter() - began
+    return taken
+
+
+def profiles(row: dict, proposals: Proposals, logs: np.ndarray) -> dict[str, Profile]:
+    """What is to be timed, of both ways."""
+    packed, crops, candidates = packed_crops(proposals), cropped(proposals), _read(row)[0]
+    costs = superpixel_costs(candidates, logs)
     choices = chosen(costs)
-    label_map = label_map_of(choices, proposals, BOXES, OF_BOXES)
+    label_map = label_map_of(choices, candidates, BOXES, OF_BOXES)
     losses = partial(regression_costs, log_probabilities=logs, clip=CLIP)
-    of_boxes = {"boxes": BOXES, "categories": OF_BOXES}
-    parts = {
+    return {
         "superpixels": {
-            "reading candidates": lambda: _arrays(row),
-            "overlap costs": lambda: overlap_costs(fresh(proposals), BOXES),
-            "regression costs": lambda: losses(fresh(proposals), **of_boxes),
+            "reading candidates": lambda: _read(row),
+            "overlap costs": lambda: overlap_costs(candidates, BOXES),
+            "regression costs": lambda: losses(candidates, boxes=BOXES, categories=OF_BOXES),
             "choosing": lambda: chosen(costs),
-            "label map": lambda: label_map_of(choices, fresh(proposals), BOXES, OF_BOXES),
+            "label map": lambda: label_map_of(choices, candidates, BOXES, OF_BOXES),
             "PNG": lambda: encode_index_png(label_map),
             "the whole step": lambda: step(row, logs),
         },
@@ -263,14 +267,29 @@ def profile() -> None:
             "the whole step": lambda: loop_step(proposals, packed, logs),
         },
     }
-    for name, works in parts.items():
+
+
+def main() -> None:
+    proposals, logs = made_inputs()
+    row, taken = stored(proposals), 0.0
+    for name, works in reversed(profiles(row, proposals, logs).items()):
         print(name)
         for part, work in works.items():
-            print(f"  {part:28}{1000 * seconds(work, 10):9.2f} s")
-    print("the network")
-    for part, taken in network_seconds().items():
-        print(f"  {part:28}{1000 * taken:9.0f} s")
+            taken = seconds(work, 10)  # the last is our whole step
+            print(f"  {part:28}{1000 * taken:9.2f} s")
+    fcrn50 = fcrn(depth=50, stride=8, kernel=3, dilation=6, num_categories=CATEGORIES)
+    plain = deeplab(num_categories=CATEGORIES, dropout=0.5)
+    for name, network, side in (("FCRN-50/8", fcrn50, 320), ("DeepLab on VGG-16", plain, 321)):
+        print(name)
+        asking, training = network_seconds(network, side).items()
+        for part, of_part in (asking, training):
+            print(f"  {part:28}{1000 * of_part:9.0f} s")
+        whole = taken + asking[1] + training[1]
+        print(f"  of the epoch: the step {taken / whole:.2%}, asking {asking[1] / whole:.0%}")
+    print("by the clock")
+    for part, of_part in in_threads(row, logs).items():
+        print(f"  {part:28}{of_part:9.2f} s")
 
 
 if __name__ == "__main__":
-    profile()
+    main()

@@ -25,7 +25,7 @@ from pipeline.inference import DIVERGED, for_inference, view_probabilities
 from pipeline.labels import Choice, choose, image_costs, label_map_of
 from pipeline.masks import encode_index_png
 from pipeline.params import BoxSupLabels, BoxSupRun
-from pipeline.proposals.form import Proposals
+from pipeline.superpixels import Runs
 from pipeline.tables import SCHEMAS, read_table, write_table
 from pipeline.transforms import normalise
 
@@ -137,9 +137,9 @@ def _batches(data: Prepared, ids: list[str], at_once: int) -> list[list[str]]:
     return batches
 
 
-def candidates_of(proposals: ProposalTable, data: Prepared, image_id: str) -> Proposals:
+def candidates_of(proposals: ProposalTable, data: Prepared, image_id: str) -> Runs:
     """The candidates of an image. BadInput: none, or made for an image of another size."""
-    candidates = Proposals(**proposals.of(image_id))
+    candidates = proposals.runs_of(image_id)
     if candidates.superpixels.shape != data.size(image_id):
         raise BadInput(
             f"the proposals of {image_id!r} are {candidates.superpixels.shape}, its image is "
@@ -184,7 +184,7 @@ def _wanted(objects: Objects, before: list[Choice | None]) -> np.ndarray:
 def _choose(
     objects: Objects,
     before: list[Choice | None],
-    candidates: Proposals,
+    candidates: Runs,
     logs: Logs | None,
     run: BoxSupRun,
     lam: float,
@@ -247,7 +247,8 @@ def _ask(
     with turn:  # while others read images and compare candidates
         pixels = normalise(images.to(device))
         probabilities = view_probabilities(network, pixels, precision=run.precision)
-        broken = probabilities.isnan().flatten(1).any(dim=1).tolist()
+        # One NaN among a cell's scores makes all its probabilities NaN, that of background too.
+        broken = probabilities[:, 0].isnan().flatten(1).any(dim=1).tolist()
         if any(broken):
             raise BadInput(
                 f"the network says NaN of the image {ids[broken.index(True)]!r}: {DIVERGED}"

@@ -12,10 +12,12 @@ import cv2
 import numba
 import numpy as np
 
-from pipeline.boxes import area, box_mask
+from pipeline.boxes import area, box_mask, iou
 from pipeline.categories import IGNORE
 from pipeline.proposals.form import Proposals
+from pipeline.superpixels import Runs
 
+Candidates = Proposals | Runs  # of an image; stored ones are read as runs in less time
 Label = Literal["candidate", "rectangle", "ignore", "background"]
 Reason = Literal["chosen", "unfit", "difficult", "crowd", "empty"]
 
@@ -37,18 +39,18 @@ def left_out(label: Label, reason: Reason) -> Choice:
     return Choice(-1, 0, math.nan, math.nan, 0, label, reason)
 
 
-def overlap_costs(proposals: Proposals, boxes: np.ndarray) -> np.ndarray:
+def overlap_costs(proposals: Candidates, boxes: np.ndarray) -> np.ndarray:
     """1 - IoU between each box (N, 4) and the tight box of each candidate. Returns (N, P).
 
     Implements: Dai2015 Eq. 2 (the term of one box and one candidate of its category).
     Reading: IoU is of two boxes, for the annotation is only a box. The paper's 1 / N, the same for
     all candidates of a box, is left out, which keeps the cost in [0, 1].
     """
-    return 1 - proposals.iou_with_boxes(boxes).T
+    return 1 - iou(boxes, proposals.boxes)
 
 
 def regression_costs(
-    proposals: Proposals,
+    proposals: Candidates,
     boxes: np.ndarray,
     categories: np.ndarray,
     log_probabilities: np.ndarray,
@@ -77,29 +79,25 @@ def regression_costs(
     Returns:
         (N, P) float64 in [0, clip].
     """
-    number, (height, width) = len(boxes), proposals.superpixels.shape
+    number = len(boxes)
     wanted, column = np.unique(categories, return_inverse=True)
-    table = np.zeros((len(wanted) + 2 * number, proposals.num_superpixels))  # (columns, S)
-    inside_box, pixels = table[len(wanted) :][:number], table[len(wanted) + number :]
-    for i, category in enumerate(wanted):
-        logs = log_probabilities[category]
-        _add_losses(proposals.superpixels, logs, clip, 0, 0, width, height, table[i])
+    table = np.zeros((proposals.num_superpixels, len(wanted) + 2 * number))
+    _add_losses(proposals.superpixels, log_probabilities, wanted, clip, table)
     outside_all = np.empty(number)  # sum_B v
     for i, (x0, y0, x1, y1) in enumerate(boxes.tolist()):
-        v = np.minimum(-log_probabilities[0, y0:y1, x0:x1], clip)
+        v = -log_probabilities[0, y0:y1, x0:x1]
+        np.minimum(v, clip, out=v)
         outside_all[i] = v.ravel().sum(dtype=np.float64)
-        logs = log_probabilities[0]
-        _add_losses(proposals.superpixels, logs, clip, x0, y0, x1, y1, inside_box[i])
-        _add_pixels(proposals.superpixels, x0, y0, x1, y1, pixels[i])
+        _add_in_box(proposals.superpixels, v, x0, y0, table, len(wanted) + i, i - number)
     inside, overlap, shared = np.split(
-        proposals.sums(table.T), [len(wanted), len(wanted) + number], axis=1
+        proposals.sums(table), [len(wanted), len(wanted) + number], axis=1
     )  # (P, categories), (P, N), (P, N)
     union = area(boxes) + proposals.areas[:, None] - shared  # (P, N)
     return ((inside[:, column] + outside_all - overlap) / union).T
 
 
 def literal_regression_costs(
-    proposals: Proposals, categories: np.ndarray, log_probabilities: np.ndarray, *, clip: float
+    proposals: Candidates, categories: np.ndarray, log_probabilities: np.ndarray, *, clip: float
 ) -> np.ndarray:
     """The sum over all pixels of the image, as printed, of labelling it by one candidate alone.
 
@@ -110,47 +108,63 @@ def literal_regression_costs(
         (N, P) float64 in [0, clip x H x W]: sum v + sum_S (u - v).
     """
     wanted, column = np.unique(categories, return_inverse=True)
-    table = np.zeros((len(wanted) + 1, proposals.num_superpixels))  # (columns, S)
-    height, width = proposals.superpixels.shape
-    for i, category in enumerate([0, *wanted]):
-        logs = log_probabilities[category]
-        _add_losses(proposals.superpixels, logs, clip, 0, 0, width, height, table[i])
-    inside = proposals.sums(table.T)  # (P, columns)
-    return (table[0].sum() + inside[:, 1:] - inside[:, :1])[:, column].T
+    table = np.zeros((proposals.num_superpixels, 1 + len(wanted)))
+    rows = np.array([0, *wanted])
+    _add_losses(proposals.superpixels, log_probabilities, rows, clip, table)
+    inside = proposals.sums(table)  # (P, columns)
+    return (table[:, 0].copy().sum() + inside[:, 1:] - inside[:, :1])[:, column].T
 
 
 @numba.njit(cache=True, nogil=True)
-def _add_losses(superpixels, logs, clip, x0, y0, x1, y1, sums):
-    """Add min(-logs, clip) of each pixel of a box to its superpixel's sum (S,), in reading order.
+def _add_losses(superpixels, logs, rows, clip, table):
+    """Add min(-logs, clip) of each pixel to its superpixel's sum, in reading order.
 
-    Neighbours are mostly of one superpixel, whose sum then stays in a register.
+    Neighbours are mostly of one superpixel, whose sum then stays in a register. Two maps are read
+    together, since a sum waits for its last addition. The last of an odd number is its own pair.
+
+    Args:
+        logs: (C, H, W) float32. rows: (K,), which of them. table: (S, K or more), a row's sums in
+            its column.
     """
     limit = np.float32(clip)
-    for y in range(y0, y1):
-        current = superpixels[y, x0]
-        total = sums[current]
-        for x in range(x0, x1):
-            if superpixels[y, x] != current:
-                sums[current] = total
-                current = superpixels[y, x]
-                total = sums[current]
-            total += min(-logs[y, x], limit)
-        sums[current] = total
+    height, width = superpixels.shape
+    for i in range(0, len(rows), 2):
+        j = min(i + 1, len(rows) - 1)
+        a, b = logs[rows[i]], logs[rows[j]]
+        for y in range(height):
+            current = superpixels[y, 0]
+            of_a, of_b = table[current, i], table[current, j]
+            for x in range(width):
+                if superpixels[y, x] != current:
+                    table[current, i], table[current, j] = of_a, of_b
+                    current = superpixels[y, x]
+                    of_a, of_b = table[current, i], table[current, j]
+                of_a += min(-a[y, x], limit)
+                of_b += min(-b[y, x], limit)
+            table[current, i], table[current, j] = of_a, of_b
 
 
 @numba.njit(cache=True, nogil=True)
-def _add_pixels(superpixels, x0, y0, x1, y1, counts):
-    """Add the pixels of a box to the counts (S,) of their superpixels."""
-    for y in range(y0, y1):
-        first = x0
-        for x in range(x0 + 1, x1 + 1):
-            if x == x1 or superpixels[y, x] != superpixels[y, first]:
-                counts[superpixels[y, first]] += x - first
-                first = x
+def _add_in_box(superpixels, values, x0, y0, table, of_values, of_pixels):
+    """Add the values (h, w) of a box's pixels, and their number, to two columns of (S, K) sums."""
+    height, width = values.shape
+    for y in range(height):
+        row = superpixels[y0 + y, x0 : x0 + width]
+        first, current = 0, row[0]
+        total = table[current, of_values]
+        for x in range(width):
+            if row[x] != current:
+                table[current, of_values] = total
+                table[current, of_pixels] += x - first
+                first, current = x, row[x]
+                total = table[current, of_values]
+            total += values[y, x]
+        table[current, of_values] = total
+        table[current, of_pixels] += width - first
 
 
 def image_costs(
-    proposals: Proposals,
+    proposals: Candidates,
     boxes: np.ndarray,
     categories: np.ndarray,
     log_probabilities: np.ndarray | None,
@@ -217,22 +231,34 @@ def choose(
     if best >= 1 or best > 1 - fallback_box_iou:
         return Choice(-1, 0, best, math.nan, number, fallback, "unfit")
     if number < top_k:
-        closest = np.argsort(overlap_cost, kind="stable")[:top_k]
+        closest = _least(overlap_cost, top_k)
         admissible = closest[overlap_cost[closest] < 1]
     cost = overlap_cost[admissible]
     if lam > 0:
         cost = cost + lam * regression_cost[admissible]
         if np.isnan(cost).any():
             raise ValueError("lambda counts, but no network was asked: regression costs are NaN")
-    cheapest = admissible[np.argsort(cost, kind="stable")[:top_k]]
+    cheapest = admissible[_least(cost, top_k)]
     rank = int(rng.integers(len(cheapest)))
     chosen = int(cheapest[rank])
     costs = float(overlap_cost[chosen]), float(regression_cost[chosen])
     return Choice(chosen, rank, *costs, number, "candidate", "chosen")
 
 
+def _least(costs: np.ndarray, count: int) -> np.ndarray:
+    """The places of the `count` least of costs (P,), rising; of equal ones the first. None is NaN.
+
+    Sorting all takes ten times as long.
+    """
+    if count < len(costs):
+        low = np.flatnonzero(costs <= np.partition(costs, count - 1)[count - 1])
+    else:
+        low = np.arange(len(costs))
+    return low[np.argsort(costs[low], kind="stable")[:count]]
+
+
 def label_map_of(
-    choices: Sequence[Choice], proposals: Proposals, boxes: np.ndarray, categories: np.ndarray
+    choices: Sequence[Choice], proposals: Candidates, boxes: np.ndarray, categories: np.ndarray
 ) -> np.ndarray:
     """The label map of an image whose boxes have their choices. Returns (H, W) uint8.
 
@@ -241,23 +267,14 @@ def label_map_of(
     label_map = np.zeros(proposals.superpixels.shape, np.uint8)
     for i in painting_order(boxes):
         choice, category = choices[i], categories[i]
+        x0, y0, x1, y1 = boxes[i]
         if choice.label == "candidate":
-            _paint_candidate(label_map, proposals, choice.proposal, category)
+            x0, y0, x1, y1 = proposals.boxes[choice.proposal]
+            inside = proposals.mask(choice.proposal)[y0:y1, x0:x1]
+            label_map[y0:y1, x0:x1][inside] = category
         elif choice.label != "background":
-            x0, y0, x1, y1 = boxes[i]
             label_map[y0:y1, x0:x1] = IGNORE if choice.label == "ignore" else category
     return label_map
-
-
-def _paint_candidate(
-    label_map: np.ndarray, proposals: Proposals, candidate: int, category: int
-) -> None:
-    """Give the candidate's pixels the category; only its box is looked at."""
-    x0, y0, x1, y1 = proposals.boxes[candidate]
-    inside = np.zeros(proposals.num_superpixels, bool)
-    begin, end = proposals.offsets[candidate], proposals.offsets[candidate + 1]
-    inside[proposals.members[begin:end]] = True
-    label_map[y0:y1, x0:x1][inside[proposals.superpixels[y0:y1, x0:x1]]] = category
 
 
 def painting_order(boxes: np.ndarray) -> np.ndarray:

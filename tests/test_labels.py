@@ -18,6 +18,7 @@ from pipeline.labels import (
     rectangle_labels,
 )
 from pipeline.proposals.form import Proposals, from_membership
+from pipeline.superpixels import Runs
 
 NO_COST = np.full(10, np.nan)
 
@@ -145,6 +146,43 @@ def test_literal_costs_rank_as_the_printed_sum_does():
     assert (np.diff(printed[order]) >= -1e-9 * printed.max()).all()
 
 
+def as_runs(proposals: Proposals) -> Runs:
+    """The same candidates, one superpixel after another as long as ids follow each other."""
+    edges, offsets = [], [0]
+    for begin, end in zip(proposals.offsets[:-1], proposals.offsets[1:], strict=True):
+        ids = proposals.members[begin:end].astype(int)
+        breaks = np.flatnonzero(np.diff(ids) != 1)
+        firsts, lasts = ids[np.r_[0, breaks + 1]], ids[np.r_[breaks, len(ids) - 1]]
+        edges.append(np.stack([firsts, lasts + 1], axis=1).ravel())
+        offsets.append(offsets[-1] + edges[-1].size)
+    return Runs(
+        superpixels=proposals.superpixels,
+        edges=np.concatenate(edges).astype(np.int32),
+        offsets=np.array(offsets, np.int32),
+        boxes=proposals.boxes,
+        areas=proposals.areas,
+    )
+
+
+@pytest.mark.parametrize("costs", ["averaged", "literal"])
+@pytest.mark.parametrize("number", [0, 1, 2, 3, 6])
+def test_runs_cost_and_are_painted_as_lists_are_bit_for_bit(costs, number):
+    proposals, logs = some_proposals(9), log_probabilities(9, 6, 15, 24)
+    logs[2, 4, 7] = -np.inf
+    runs, rng = as_runs(proposals), np.random.default_rng(9)
+    corners = np.sort(rng.integers(0, 14, (number, 2, 2)), axis=1)
+    boxes = np.concatenate([corners[:, 0], corners[:, 1] + 1], axis=1)
+    categories = 1 + np.arange(number) % 5
+    settings = dict(clip=4.0, costs=costs)
+    of_lists = image_costs(proposals, boxes, categories, logs, **settings)
+    of_runs = image_costs(runs, boxes, categories, logs, **settings)
+    for first, second in zip(of_lists, of_runs, strict=True):
+        np.testing.assert_array_equal(first, second)
+    choices = [Choice(n, 0, 0.0, 0.0, 1, "candidate", "chosen") for n in range(number)]
+    painted = [label_map_of(choices, form, boxes, categories) for form in (proposals, runs)]
+    np.testing.assert_array_equal(*painted)
+
+
 def test_a_sure_network_makes_the_true_mask_cheapest():
     proposals = some_proposals(6)
     truth = proposals.mask(7)
@@ -228,6 +266,16 @@ def test_a_box_without_a_fitting_candidate_may_be_ignored_instead():
     assert (found.label, found.reason, found.admissible) == ("ignore", "unfit", 1)
     fits = chosen_once([0.8, 0.75], fallback_box_iou=0.2, fallback="ignore")
     assert (fits.label, fits.reason, fits.admissible) == ("candidate", "chosen", 2)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_the_k_cheapest_are_the_first_of_a_stable_sorting(seed):
+    rng = np.random.default_rng(seed)
+    overlap = rng.integers(0, 4, 30) / 5
+    for k in (1, 5, 29, 30, 31):
+        expected = np.argsort(overlap, kind="stable")[:k]
+        found = chosen_once(overlap, np.zeros(30), top_k=k, seed=seed)
+        assert found.proposal == expected[found.rank]
 
 
 def test_the_same_generator_gives_the_same_choice():

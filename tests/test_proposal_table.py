@@ -14,9 +14,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pipeline.boxes import tight_box
 from pipeline.datasets.proposal_table import ProposalTable, to_row
 from pipeline.errors import BadFile, BadInput
 from pipeline.proposals.form import Proposals, from_membership
+from pipeline.superpixels import boxes_and_areas
 from pipeline.tables import write_table
 
 # Two rows of four pixels in three superpixels.
@@ -140,6 +142,45 @@ def test_the_same_candidates_give_the_same_bytes():
         assert np.array_equal(first[name], second[name])
 
 
+@pytest.mark.parametrize("seed", range(4))
+def test_candidates_read_as_runs_are_those_read_as_lists(tmp_path, seed):
+    rng = np.random.default_rng(seed)
+    written = random_proposals(rng, 9, 8, 40)
+    runs = stored(tmp_path, row_of(written)).runs_of("a")
+    assert len(runs) == len(written) == 40
+    assert runs.num_superpixels == written.num_superpixels
+    for name in ("superpixels", "boxes", "areas"):
+        np.testing.assert_array_equal(getattr(runs, name), getattr(written, name))
+    for i in range(40):
+        np.testing.assert_array_equal(runs.mask(i), written.mask(i))
+        edges = runs.edges[runs.offsets[i] : runs.offsets[i + 1]]
+        assert (np.diff(edges) > 0).all() and len(edges) % 2 == 0
+    numbers = rng.normal(size=(written.num_superpixels, 3))
+    np.testing.assert_array_equal(runs.sums(numbers), written.sums(numbers))  # bit for bit
+
+
+def test_runs_of_the_drawn_rows_by_hand(tmp_path):
+    runs = stored(tmp_path, row_of(THREE)).runs_of("a")
+    assert runs.edges.tolist() == [0, 3, 0, 1, 2, 3]
+    assert runs.offsets.tolist() == [0, 2, 4, 6]
+    assert runs.sums(np.array([[1.0], [10.0], [100.0]])).tolist() == [[111], [1], [100]]
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_boxes_and_areas_are_those_of_the_masks_in_any_order_of_superpixels(seed):
+    rng = np.random.default_rng(seed)
+    superpixels = rng.integers(0, 30, (9, 8)).astype(np.uint16)
+    sets = [rng.permutation(30)[: rng.integers(0, 31)] for _ in range(40)]
+    members = np.concatenate(sets).astype(np.uint16)
+    offsets = np.cumsum([0, *map(len, sets)]).astype(np.int32)
+    boxes, areas = boxes_and_areas(superpixels, members, offsets)
+    for ids, box, area in zip(sets, boxes, areas, strict=True):
+        mask = np.isin(superpixels, ids)
+        assert area == mask.sum()
+        if area:
+            np.testing.assert_array_equal(box, tight_box(mask))
+
+
 # --- what cannot be written --------------------------------------------------------------------
 @pytest.mark.parametrize(
     ("name", "value", "message"),
@@ -203,6 +244,8 @@ def test_a_damaged_row_is_refused_with_its_file_and_image(tmp_path, wrong, messa
     table = stored(tmp_path, row_of(THREE, "fine"), row_of(THREE) | wrong)
     with pytest.raises(BadFile, match=f"part-000.parquet: proposals of image a .*{message}"):
         table.of("a")
+    with pytest.raises(BadFile, match=f"part-000.parquet: proposals of image a .*{message}"):
+        table.runs_of("a")
     check_same(table.of("fine"), THREE)
 
 

@@ -29,6 +29,8 @@ where a ranking has shuffled them. Candidate i of one image as a mask, without t
 """
 
 import lzma
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +40,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.errors import BadFile, BadInput
-from pipeline.superpixels import boxes_and_areas
+from pipeline.superpixels import Runs, boxes_and_areas_of_runs, lists
 from pipeline.tables import SCHEMAS, read_arrow
 
 Arrays = dict[str, np.ndarray]
@@ -141,6 +143,20 @@ def _compressed(array: np.ndarray) -> bytes:
 # --- back ----------------------------------------------------------------------------------------
 def _arrays(row: dict[str, Any]) -> Arrays:
     """The arrays of a row. ValueError for what is damaged."""
+    runs, scores = _read(row)
+    members, offsets = lists(runs.edges, runs.offsets)
+    return {
+        "superpixels": runs.superpixels,
+        "members": members,
+        "offsets": offsets,
+        "scores": scores,
+        "boxes": runs.boxes,
+        "areas": runs.areas,
+    }
+
+
+def _read(row: dict[str, Any]) -> tuple[Runs, np.ndarray]:
+    """The candidates of a row and their scores. ValueError for what is damaged."""
     height, width, count = row["height"], row["width"], row["candidates"]
     if min(height, width) < 1 or count < 0:
         raise ValueError(f"{count} candidates of {height} x {width} pixels")
@@ -158,18 +174,11 @@ def _arrays(row: dict[str, Any]) -> Arrays:
         raise ValueError(f"{len(scores)} scores of {count} candidates")
     if not np.isfinite(scores).all() or (np.diff(scores) > 0).any():
         raise ValueError("the scores are not numbers that fall: candidates stand best first")
-    members, offsets = _lists(bits, np.argsort(columns))
-    boxes, areas = boxes_and_areas(superpixels, members, offsets)
+    edges, offsets = _edges(bits, np.argsort(columns))
+    boxes, areas = boxes_and_areas_of_runs(superpixels, edges, offsets)
     if count and not areas.all():
         raise ValueError("a candidate without pixels")
-    return {
-        "superpixels": superpixels,
-        "members": members,
-        "offsets": offsets,
-        "scores": scores,
-        "boxes": boxes,
-        "areas": areas,
-    }
+    return Runs(superpixels, edges, offsets, boxes, areas), scores
 
 
 def _unpacked(blob: bytes, size: int) -> np.ndarray:
@@ -195,47 +204,42 @@ def _bits(members, offsets, columns, count):
     return bits
 
 
-def _lists(bits: np.ndarray, candidates: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Members and offsets; `candidates` (P,) tells which one is in each column.
+def _edges(bits: np.ndarray, candidates: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The runs of each candidate, as in `superpixels.Runs`.
 
     A candidate's superpixels are a few runs of ids, which begin and end where a bit changes from
     one row to the next.
+
+    Args:
+        candidates: (P,) int64, which one is in each column.
     """
-    width = bits.shape[1]
-    flat = np.concatenate([np.zeros(width, np.uint8), bits.ravel(), np.zeros(width, np.uint8)])
-    changes = flat[width:] ^ flat[: len(flat) - width]
-    number = int(np.bitwise_count(changes).sum(dtype=np.int64)) // 2
-    return _from_changes(changes, np.flatnonzero(changes != 0), number, width, candidates)
+    changes = np.empty((len(bits) + 1, bits.shape[1]), np.uint8)
+    changes[:1], changes[-1:] = bits[:1], bits[-1:]
+    np.bitwise_xor(bits[1:], bits[:-1], out=changes[1:-1])
+    return _from_changes(changes, np.flatnonzero(changes != 0), candidates)
 
 
 @numba.njit(cache=True, nogil=True)
-def _from_changes(changes, places, number, width, candidates):
-    """`_lists` from rows of `width` bytes that change at `places`; `number` runs in all."""
-    runs = np.empty((number, 3), np.int64)  # candidate, begin, end; by their ends
-    begin = np.full(len(candidates), -1, np.int64)  # of the run that is open; -1: none is
+def _from_changes(changes, places, candidates):
+    """`_edges` from where rows change: `places` are those of the bytes that are not 0."""
+    flat, width = changes.ravel(), changes.shape[1]
     offsets = np.zeros(len(candidates) + 1, np.int32)
-    found = 0
+    for place in places:
+        column = place % width * 8
+        for bit in range(8):
+            if flat[place] & 128 >> bit:
+                offsets[candidates[column + bit] + 1] += 1
+    offsets[:] = np.cumsum(offsets)
+    edges = np.empty(offsets[-1], np.int32)
+    used = offsets[:-1].copy()
     for place in places:
         row, column = place // width, place % width * 8
         for bit in range(8):
-            if changes[place] & 128 >> bit:
+            if flat[place] & 128 >> bit:
                 p = candidates[column + bit]
-                if begin[p] < 0:
-                    begin[p] = row
-                else:
-                    runs[found, 0], runs[found, 1], runs[found, 2] = p, begin[p], row
-                    offsets[p + 1] += row - begin[p]
-                    begin[p] = -1
-                    found += 1
-    offsets[:] = np.cumsum(offsets)
-    members = np.empty(offsets[-1], np.uint16)
-    used = offsets[:-1].copy()
-    for r in range(number):
-        p, first, last = runs[r]
-        for i in range(last - first):
-            members[used[p] + i] = first + i
-        used[p] += last - first
-    return members, offsets
+                edges[used[p]] = row
+                used[p] += 1
+    return edges, offsets
 
 
 class ProposalTable:
@@ -292,29 +296,46 @@ class ProposalTable:
         Raises:
             BadInput: there is no such image, or its part is damaged.
         """
-        if image_id not in self._place:
-            raise BadInput(
-                f"{self._folder}: no candidates of the image {image_id!r}; "
-                "make them again for the dataset as it is now (`dvc repro`)"
-            )
+        with self._named(image_id):
+            return _arrays(self._row(image_id))
+
+    def runs_of(self, image_id: str) -> Runs:
+        """The candidates of one image as runs, which take less time than the lists of `of`.
+
+        Raises:
+            BadInput: as `of`.
+        """
+        with self._named(image_id):
+            return _read(self._row(image_id))[0]
+
+    def _row(self, image_id: str) -> dict[str, Any]:
+        """ValueError: a value is missing."""
         path, row = self._place[image_id]
         last, part = self._part  # once: other threads may ask for other parts
         if last != path or part is None:
             part = read_arrow(path, "proposals").combine_chunks()
             self._part = (path, part)
         scalars = {name: part[name][row] for name in part.schema.names}
-        try:
-            if missing := [name for name, value in scalars.items() if not value.is_valid]:
-                raise ValueError(f"no {missing[0]}")
-            return _arrays(
-                {
-                    name: value.values.to_numpy() if name in _LISTS else value.as_py()
-                    for name, value in scalars.items()
-                }
+        if missing := [name for name, value in scalars.items() if not value.is_valid]:
+            raise ValueError(f"no {missing[0]}")
+        return {
+            name: value.values.to_numpy() if name in _LISTS else value.as_py()
+            for name, value in scalars.items()
+        }
+
+    @contextmanager
+    def _named(self, image_id: str) -> Iterator[None]:
+        """BadInput: there is no such image; for a ValueError, that its candidates are damaged."""
+        if image_id not in self._place:
+            raise BadInput(
+                f"{self._folder}: no candidates of the image {image_id!r}; "
+                "make them again for the dataset as it is now (`dvc repro`)"
             )
+        try:
+            yield
         except ValueError as error:
             problem = f"proposals of image {image_id} are damaged ({error})"
-            raise BadFile(path, problem, "make it anew") from error
+            raise BadFile(self._place[image_id][0], problem, "make it anew") from error
 
 
 def _ids(part: Path) -> list[str]:
