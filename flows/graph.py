@@ -20,7 +20,7 @@ from prefect.states import Cancelled, Completed, Failed
 from flows.dvc_project import DvcProject
 from flows.walk import Environment, Outcome, visible_gpus, walk
 from pipeline import catalogue
-from pipeline.params import load_params
+from pipeline.params_file import load_params
 
 ROOT = Path(__file__).resolve().parents[1]
 GPU_STAGES = frozenset({"weights", "train", "boxsup", "predict"})

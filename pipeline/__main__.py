@@ -147,7 +147,7 @@ def _run_stage(given: argparse.Namespace) -> None:
     if given.stage == "code":  # needs no parameters, and must run while they are being edited
         run(root)
         return
-    from pipeline.params import load_params
+    from pipeline.params_file import load_params
 
     params = load_params(root / "params.yaml")
     keys = []

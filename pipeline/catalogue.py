@@ -18,7 +18,8 @@ from typing import Any
 from pipeline import yaml_edit
 from pipeline.costs import describe_costs
 from pipeline.errors import BadInput
-from pipeline.params import SECTIONS, Params, build, check, load_params, read_yaml
+from pipeline.params import SECTIONS, Params
+from pipeline.params_file import build, check, load_params, read_yaml
 
 # The stages that dvc.yaml makes of one entry of a section.
 STAGES = {

@@ -17,8 +17,9 @@ from pipeline.models.deeplab import Deeplab, deeplab, deeplab_largefov
 from pipeline.models.fcrn import Fcrn, fcrn
 from pipeline.models.resnet import PLANS, ResNet, load_body_weights, resnet
 from pipeline.models.vgg import Vgg, convolutional, subsampled, vgg16
-from pipeline.params import DeeplabLargeFov, FcrnExtended, Network, build
+from pipeline.params import DeeplabLargeFov, FcrnExtended, Network
 from pipeline.params import Fcrn as FcrnDescription
+from pipeline.params_file import build
 from pipeline.training import LAST_LAYER, load_checkpoint, save_checkpoint
 from pipeline.weight_files import read_state_dict
 

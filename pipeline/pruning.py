@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from pipeline.params import SECTIONS, load_params
+from pipeline.params import SECTIONS
+from pipeline.params_file import load_params
 from pipeline.work import PUBLISHED
 
 

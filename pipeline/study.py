@@ -24,7 +24,8 @@ from pipeline.catalogue import TRAINED, Catalogue, find_study, with_needs
 from pipeline.datasets.places import read_places, told_place
 from pipeline.errors import BadInput
 from pipeline.machine import machine
-from pipeline.params import SECTIONS, Params, load_params
+from pipeline.params import SECTIONS, Params
+from pipeline.params_file import load_params
 from pipeline.protocol import network_cells
 from pipeline.study_report import collect, page
 from pipeline.tables import write_table

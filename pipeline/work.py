@@ -20,7 +20,7 @@ from typing import Any
 
 from pipeline.code_digest import code_digest
 from pipeline.errors import BadInput
-from pipeline.params import read_yaml
+from pipeline.params_file import read_yaml
 
 PUBLISHED = "published"  # the file that marks a folder whose outs have all been published
 

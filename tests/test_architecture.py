@@ -8,7 +8,10 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 VOCABULARY = {"categories", "boxes", "masks", "superpixels", "params", "errors"}
 PAPERS = {"models", "losses", "labels", "instances", "crf", "proposals", "transforms", "metrics"}
-DISK = {"datasets", "tables", "reports", "figures", "protocol", "exports"}
+DISK = {
+    "datasets", "tables", "reports", "figures", "protocol", "exports", "params_file",
+    "params_checks",
+}  # fmt: skip
 BETWEEN = {
     "training", "inference", "fitting", "checkpoints", "box_labels",
     "shards", "proposing", "forests", "edge_training", "ranker_training",
@@ -69,7 +72,7 @@ def test_nothing_in_the_pipeline_knows_prefect_or_the_flows(path):
 def test_the_flows_know_of_the_pipeline_only_its_parameters():
     for path in (ROOT / "flows").rglob("*.py"):
         ours = {name.split(".")[1] for name in imported(path) if name.startswith("pipeline.")}
-        assert ours <= {"params", "errors", "catalogue"}, path
+        assert ours <= {"params", "params_file", "errors", "catalogue"}, path
 
 
 def test_the_file_of_a_paper_imports_other_models_only():

@@ -20,7 +20,8 @@ from pipeline.checkpoints import build_network, load_model, start_from
 from pipeline.errors import BadInput
 from pipeline.fitting import LabelMaps, fit
 from pipeline.memory import bytes_kept, memory_as_input, need_memory
-from pipeline.params import Augmentation, SemanticRun, build, read_yaml
+from pipeline.params import Augmentation, SemanticRun
+from pipeline.params_file import build, read_yaml
 from pipeline.training import load_checkpoint, save_checkpoint
 
 CPU = torch.device("cpu")

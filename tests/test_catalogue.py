@@ -25,7 +25,8 @@ from pipeline.costs import (
     training_flop,
 )
 from pipeline.errors import BadInput
-from pipeline.params import Dataset, Fcrn, build, load_params, read_yaml
+from pipeline.params import Dataset, Fcrn
+from pipeline.params_file import build, load_params, read_yaml
 
 FILES = ("dai2015", "sample", "streets", "wu2016")
 ROOT = Path(__file__).resolve().parents[1]
@@ -200,7 +201,7 @@ def test_does_not_bring_back_what_an_edited_run_no_longer_needs(root):
     ("name", "message"),
     [
         ("table1", "write FILE/NAME"),
-        ("nothing/table1", "one of dai2015, sample, streets, wu2016"),
+        ("nothing/table1", "one of dai2015, sample, streets, voc_boxes, wu2016"),
         ("wu2016/nothing", "no 'nothing' in it; there are: "),
         ("wu2016/imagenet_resnet50", "no 'imagenet_resnet50' in it"),
     ],

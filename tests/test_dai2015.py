@@ -10,7 +10,8 @@ from pipeline.catalogue import load_catalogue
 from pipeline.costs import split_sizes
 from pipeline.crf.dense import PUBLISHED
 from pipeline.errors import BadInput
-from pipeline.params import BoxSupLabels, BoxSupRun, DenseCrf, MixtureDataset, check_values
+from pipeline.params import BoxSupLabels, BoxSupRun, DenseCrf, MixtureDataset
+from pipeline.params_checks import check_values
 from pipeline.post_processing import crf_of
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -21,7 +21,8 @@ from pipeline.models.fast import TapSum
 from pipeline.models.frozen import with_frozen_pairs
 from pipeline.models.resnet import resnet
 from pipeline.models.vgg import CHANNELS, CONVOLUTIONS
-from pipeline.params import AllPixels, Deeplab, DeeplabLargeFov, load_params
+from pipeline.params import AllPixels, Deeplab, DeeplabLargeFov
+from pipeline.params_file import load_params
 from pipeline.protocol import network_cells, network_text
 from pipeline.stages.weights import imagenet_body
 from pipeline.training import save_checkpoint, sgd

@@ -23,7 +23,8 @@ from pipeline.errors import BadInput
 from pipeline.fitting import STOPPED, LabelMaps, fit
 from pipeline.machine import chosen_device
 from pipeline.parallel import own_share, tell, training_processes, whole_batch
-from pipeline.params import SemanticRun, ThreshMinKept, TopK, build, read_yaml
+from pipeline.params import SemanticRun, ThreshMinKept, TopK
+from pipeline.params_file import build, read_yaml
 from pipeline.tables import read_table
 from pipeline.training import load_checkpoint
 

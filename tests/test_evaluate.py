@@ -8,7 +8,8 @@ from test_report import evaluation, given
 
 from pipeline.errors import BadInput
 from pipeline.masks import encode_index_png
-from pipeline.params import Params, build
+from pipeline.params import Params
+from pipeline.params_file import build
 from pipeline.scoring.boundary import score_boundary
 from pipeline.stages.evaluate import BAND_WIDTHS, evaluate
 from pipeline.tables import read_table, write_table

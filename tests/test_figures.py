@@ -11,7 +11,8 @@ from test_report import LABELS, evaluation, given, history, make_params, project
 
 from pipeline import figures, protocol, reports
 from pipeline.metrics.semantic import confusion_matrix
-from pipeline.params import Params, build
+from pipeline.params import Params
+from pipeline.params_file import build
 from pipeline.stages.evaluate import BAND_WIDTHS, bands_between_categories
 from pipeline.stages.report import compared, rounds_shown
 

@@ -23,7 +23,7 @@ from flows.dvc_project import TRIES, DvcProject, StageFailed, failure, when_unlo
 from flows.graph import activate, run_stages, summary
 from flows.walk import Outcome, visible_gpus, walk
 from pipeline.errors import BadInput
-from pipeline.params import load_params
+from pipeline.params_file import load_params
 
 ROOT = Path(__file__).resolve().parents[1]
 # DVC reads dvc.yaml with a package that warns of its own future

@@ -24,7 +24,7 @@ from pipeline.datasets.sample_folder import Form, write_folder
 from pipeline.datasets.tree import Place, Problems, Tree
 from pipeline.errors import BadFile
 from pipeline.masks import decode_rle
-from pipeline.params import load_params
+from pipeline.params_file import load_params
 
 ROOT = Path(__file__).resolve().parents[1]
 REAL = ROOT.parent / "shared" / "real"

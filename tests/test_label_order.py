@@ -8,7 +8,7 @@ from pipeline.categories import SAMPLE
 from pipeline.datasets.sample import Drawn, draw
 from pipeline.labels import choose, label_map_of, overlap_costs
 from pipeline.metrics.semantic import confusion_matrix, scores
-from pipeline.params import load_params
+from pipeline.params_file import load_params
 from pipeline.proposals.edges import edges
 from pipeline.proposals.form import Proposals, from_membership
 from pipeline.proposals.methods import propose

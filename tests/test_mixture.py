@@ -26,8 +26,8 @@ from pipeline.params import (
     SbdDataset,
     Voc2007Dataset,
     Voc2012Dataset,
-    load_params,
 )
+from pipeline.params_file import load_params
 from pipeline.stages.fetch import fetch
 from pipeline.stages.prepare import prepare
 from pipeline.stages.train import train

@@ -6,9 +6,11 @@ from typing import get_args, get_type_hints
 import pytest
 
 from pipeline import params as module
+from pipeline import params_checks
 from pipeline.catalogue import load_catalogue
 from pipeline.errors import BadInput
-from pipeline.params import Params, load_params
+from pipeline.params import Params
+from pipeline.params_file import load_params
 
 ROOT = Path(__file__).resolve().parents[1]
 CATALOGUE = sorted((ROOT / "params").glob("*.yaml"))
@@ -297,7 +299,7 @@ def test_says_where_to_run_when_the_file_is_missing(tmp_path):
 
 
 def test_every_number_has_a_range():
-    bounded = {key.rpartition(".")[2] for key in module._RANGES}
+    bounded = {key.rpartition(".")[2] for key in params_checks._RANGES}
     kinds = [k for k in vars(module).values() if is_dataclass(k) and isinstance(k, type)]
     for kind in kinds:
         for name, hint in get_type_hints(kind).items():

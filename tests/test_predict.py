@@ -17,7 +17,8 @@ from pipeline.crf.dense import PUBLISHED, mean_field
 from pipeline.errors import BadInput
 from pipeline.inference import for_inference, predict_label_map, predict_probabilities
 from pipeline.masks import decode_index_png
-from pipeline.params import DenseCrf, Params, Views, build
+from pipeline.params import DenseCrf, Params, Views
+from pipeline.params_file import build
 from pipeline.stages import predict as stage
 from pipeline.stages.predict import predict
 from pipeline.tables import write_table

@@ -22,7 +22,8 @@ from pipeline.datasets.sample import draw, image_id
 from pipeline.datasets.tree import ImageFiles, Problems, Tree
 from pipeline.errors import BadInput, PlaceByHand
 from pipeline.masks import decode_rle
-from pipeline.params import SECTIONS, load_params
+from pipeline.params import SECTIONS
+from pipeline.params_file import load_params
 from pipeline.stages import fetch as fetch_module
 from pipeline.stages.fetch import fetch
 from pipeline.stages.prepare import prepare

@@ -16,7 +16,8 @@ from pipeline import proposing
 from pipeline.datasets.form import read_image
 from pipeline.datasets.proposal_table import ProposalTable, to_row
 from pipeline.errors import BadInput
-from pipeline.params import SECTIONS, Params, build
+from pipeline.params import SECTIONS, Params
+from pipeline.params_file import build
 from pipeline.proposals.edges import edges
 from pipeline.proposals.form import Proposals, from_membership
 from pipeline.proposals.mcg import mcg

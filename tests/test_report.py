@@ -19,7 +19,8 @@ from pipeline.datasets.proposal_table import ProposalTable, to_row
 from pipeline.errors import BadInput
 from pipeline.label_step import rebuilt_map
 from pipeline.masks import encode_index_png
-from pipeline.params import Crf, Params, build, read_yaml
+from pipeline.params import Crf, Params
+from pipeline.params_file import build, read_yaml
 from pipeline.stages.report import is_current, report
 from pipeline.tables import read_table, write_table
 

@@ -12,7 +12,8 @@ from pipeline.catalogue import activate, load_catalogue
 from pipeline.checkpoints import build_network
 from pipeline.datasets.prepared import Prepared
 from pipeline.fitting import warn_of_field_of_view
-from pipeline.params import SECTIONS, AllPixels, TopK, load_params
+from pipeline.params import SECTIONS, AllPixels, TopK
+from pipeline.params_file import load_params
 from pipeline.stages.fetch import fetch
 from pipeline.stages.prepare import prepare
 from pipeline.study import seeded, units

@@ -10,7 +10,7 @@ import pytest
 from pipeline import study as module
 from pipeline.catalogue import load_catalogue
 from pipeline.errors import BadInput
-from pipeline.params import load_params
+from pipeline.params_file import load_params
 from pipeline.pruning import prune
 from pipeline.study import Unit, seeded, study, units
 from pipeline.study_report import collect, mean_and_spread, page

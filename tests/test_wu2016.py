@@ -18,7 +18,8 @@ from pipeline import params as kinds
 from pipeline.catalogue import load_catalogue
 from pipeline.checkpoints import build_network, save_weights
 from pipeline.costs import multiply_adds_per_pixel, num_categories
-from pipeline.params import Fcrn, FcrnExtended, load_params
+from pipeline.params import Fcrn, FcrnExtended
+from pipeline.params_file import load_params
 from pipeline.protocol import NETWORK_HEAD, network_cells
 from pipeline.stages.fetch import fetch
 from pipeline.stages.prepare import prepare

@@ -21,7 +21,8 @@ from pipeline.errors import BadInput
 from pipeline.label_step import rebuilt_map
 from pipeline.machine import machine
 from pipeline.masks import decode_index_png
-from pipeline.params import BoxSupLabels, BoxSupRun, Params, SemanticRun, read_yaml
+from pipeline.params import BoxSupLabels, BoxSupRun, Params, SemanticRun
+from pipeline.params_file import read_yaml
 from pipeline.protocol import Measured, gather, settings
 from pipeline.tables import read_table
 
