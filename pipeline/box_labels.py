@@ -3,10 +3,13 @@
 Each function gives {image id: index PNG}, so that a round of a large dataset fits in memory.
 """
 
+import sys
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from pipeline.box_objects import Objects, objects_of, tell_of_left_out, to_fill
 from pipeline.boxes import box_mask
@@ -15,7 +18,8 @@ from pipeline.checkpoints import SemanticNetwork
 from pipeline.datasets.prepared import Prepared
 from pipeline.datasets.processes import map_in_threads
 from pipeline.datasets.proposal_table import ProposalTable
-from pipeline.label_step import PngMaps, chosen_maps, read_maps
+from pipeline.errors import BadInput, some
+from pipeline.label_step import PngMaps, choices_store, chosen_maps, read_maps
 from pipeline.labels import grabcut_mask, paint, rectangle_labels
 from pipeline.masks import decode_index_png, encode_index_png
 from pipeline.metrics.semantic import confusion_matrix, scores
@@ -99,6 +103,41 @@ def grabcut_maps(
             write_table(part, "semantic", list(map_in_threads(made, chosen, what)))
         maps |= read_maps(part)
     return maps
+
+
+def check_kept(folder: Path, learned: list[int]) -> None:
+    """See that the label steps from which a training has learned are whole.
+
+    A damaged file of another step, as the machine leaves it when it goes down, is removed and told:
+    that step is made again. So are labels, which follow from the choices.
+
+    Args:
+        folder: of unfinished work.
+        learned: first epochs of the rounds from whose choices a checkpoint may have learned.
+
+    Raises:
+        BadInput: choices of a round in `learned` are gone or damaged. The network has moved on, so
+            they cannot be made again.
+    """
+    stores = [choices_store(folder, epoch) for epoch in learned]
+    if lost := [path.name for path in stores if not _is_whole(path)]:
+        raise BadInput(
+            f"{folder}: {some(lost)}: gone or damaged, but the training has learned from these "
+            f"choices, and they cannot be made again. Delete {folder} and run again: it begins anew"
+        )
+    for path in sorted([*folder.glob("*-*.parquet"), *folder.glob("grabcut/*.parquet")]):
+        if not _is_whole(path):
+            path.unlink()
+            print(f"{path}: damaged, removed; it is made again", file=sys.stderr)
+
+
+def _is_whole(path: Path) -> bool:
+    """Whether a parquet file is there with its end, which is written last."""
+    try:
+        pq.read_metadata(path)
+    except (FileNotFoundError, pa.ArrowException, OSError):
+        return False
+    return True
 
 
 def all_choices(folder: Path) -> pd.DataFrame:

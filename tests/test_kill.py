@@ -36,18 +36,25 @@ weights:""",
 )
 
 # Imported by every Python of the project under test: kills the whole group at the n-th renaming of
-# a finished file to a name that ends so - after the file is written, before it is in its place.
+# a finished file to a name that ends so - after the file is written, before it is in its place -
+# or, for "image", when the n-th image of the label steps is begun, which draws by its id's CRC.
 ASSASSIN = """
-import os, pathlib, signal
+import os, signal, zlib
 ending, count = os.environ["KILL_AT"].split(":")
-real, seen = os.replace, []
-def replace(source, target, **rest):
-    if str(target).endswith(ending):
-        seen.append(target)
+real, crc32, seen = os.replace, zlib.crc32, []
+def at(name):
+    if name.endswith(ending):
+        seen.append(name)
         if len(seen) == int(count):
             os.killpg(0, signal.SIGKILL)
+def replace(source, target, **rest):
+    at(str(target))
     return real(source, target, **rest)
-os.replace = replace
+def drawn(data, *rest):
+    if bytes(data[:4]) == b"2101":
+        at("image")
+    return crc32(data, *rest)
+os.replace, zlib.crc32 = replace, drawn
 """
 
 
@@ -74,6 +81,10 @@ def digests(folder: Path) -> dict[str, str]:
     [
         "checkpoint.pt:1",
         "checkpoint.pt:4",
+        "image:3",
+        "image:10",
+        "labels-0000.parquet:1",
+        "choices-0000.parquet:1",
         "labels-0002.parquet:1",
         "choices-0002.parquet:1",
         "history.parquet:3",
@@ -81,18 +92,51 @@ def digests(folder: Path) -> dict[str, str]:
         "models/boxes.choices.parquet:1",
     ],
 )
-def test_killed_while_a_file_is_put_in_its_place(unbroken, tmp_path, moment):
+def test_killed_while_a_file_is_put_in_its_place_or_an_image_labelled(unbroken, tmp_path, moment):
     template, expected, _ = unbroken
+    folder = killed(template, tmp_path, moment)
+    assert not (folder / "data" / "models" / "boxes.choices.parquet").exists()
+    repro(folder, "boxsup@boxes")
+    assert digests(folder) == expected
+
+
+def killed(template: Path, tmp_path: Path, moment: str, **extra: str) -> Path:
+    """A project of its own in which the training was killed at a moment."""
     folder = tmp_path / "project"
     shutil.copytree(template, folder, symlinks=True)
     (tmp_path / "assassin").mkdir()
     (tmp_path / "assassin" / "sitecustomize.py").write_text(ASSASSIN)
-    process = start(folder, "boxsup@boxes", KILL_AT=moment, PYTHONPATH=str(tmp_path / "assassin"))
+    variables = {"KILL_AT": moment, "PYTHONPATH": str(tmp_path / "assassin")} | extra
+    process = start(folder, "boxsup@boxes", **variables)
     output, _ = process.communicate(timeout=300)
     assert process.returncode == -signal.SIGKILL, output
-    assert not (folder / "data" / "models" / "boxes.choices.parquet").exists()
+    return folder
+
+
+@pytest.mark.parametrize("lost", ["", "labels-0002.parquet"])
+def test_killed_within_a_round_goes_on_with_its_labels(unbroken, tmp_path, lost):
+    """After a checkpoint in the middle of the second round, whose network would choose otherwise;
+    labels that were lost since follow from the choices."""
+    template, expected, _ = unbroken
+    folder = killed(template, tmp_path, "checkpoint.pt:14", PIPELINE_CHECKPOINT_MINUTES="0")
+    (work,) = (folder / "work" / "boxsup").glob("boxes-*/")
+    assert {p.name for p in work.glob("*-0*.parquet")} == {
+        "choices-0000.parquet", "choices-0002.parquet", "labels-0002.parquet",
+    }  # fmt: skip
+    if lost:
+        (work / lost).unlink()
     repro(folder, "boxsup@boxes")
     assert digests(folder) == expected
+
+
+def test_choices_lost_within_a_round_are_not_made_again_by_another_network(unbroken, tmp_path):
+    template = unbroken[0]
+    folder = killed(template, tmp_path, "checkpoint.pt:14", PIPELINE_CHECKPOINT_MINUTES="0")
+    (work,) = (folder / "work" / "boxsup").glob("boxes-*/")
+    (work / "choices-0002.parquet").unlink()
+    again = dvc(folder, "repro", "boxsup@boxes")
+    assert again.returncode != 0
+    assert "choices-0002.parquet: gone or damaged, but the training has learned" in again.stdout
 
 
 @pytest.mark.parametrize("seed", range(4))

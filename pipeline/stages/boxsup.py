@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from pipeline.box_labels import PngMaps, all_choices, estimated_maps, label_quality
+from pipeline.box_labels import PngMaps, all_choices, check_kept, estimated_maps, label_quality
+from pipeline.box_objects import need_boxes, objects_of
 from pipeline.checkpoints import SemanticNetwork, build_network, start_from
 from pipeline.datasets.leaks import refuse_leaks
 from pipeline.datasets.prepared import Prepared
@@ -51,6 +52,9 @@ def boxsup(root: Path, params: Params, run_name: str) -> None:
         data = Prepared(root, run.dataset)
         pixels = pixels_of(root, run.dataset, data)
         masked, boxed = supervision(data, run)
+        check_objects(data, boxed, run, run_name)
+        if rank() == 0:
+            check_kept(work.folder, rounds_learned(work.folder, run))
 
         def labels_of_round(network: SemanticNetwork, epoch: int) -> LabelMaps:
             maps = estimated_maps(
@@ -88,6 +92,29 @@ def boxsup(root: Path, params: Params, run_name: str) -> None:
             }
         )
         warn_of_collapse(run_name, read_table(work.folder / "history.parquet", "history"))
+
+
+def check_objects(data: Prepared, boxed: list[str], run: BoxSupRun, run_name: str) -> None:
+    """BadInput where the objects of images that are labelled from boxes are no use for that."""
+    try:
+        need_boxes(objects_of(data, boxed), run)
+    except BadInput as problem:
+        raise BadInput(f"boxsup.{run_name}: {run.dataset}, split {run.split}: {problem}") from None
+
+
+def rounds_learned(folder: Path, run: BoxSupRun) -> list[int]:
+    """First epochs of the rounds from whose choices a kept checkpoint may have learned, ascending.
+
+    Of a damaged history none: it is refused by whoever goes on from it.
+    """
+    chooses, checkpoint = isinstance(run.estimator, BoxSupLabels), folder / "checkpoint.pt"
+    if not chooses or not checkpoint.exists():
+        return []
+    try:
+        history = read_table(folder / "history.parquet", "history")
+    except BadInput:
+        return []
+    return sorted(set(history.loc[history["name"] == "label_mean_area", "epoch"].tolist()))
 
 
 def _true_or_estimated(
