@@ -335,12 +335,12 @@ def test_a_study_of_uncommitted_code_is_refused(tmp_path):
     with (root / "params" / "sample.yaml").open("a") as file:
         file.write("# edited\n")
     with pytest.raises(BadInput, match="commit them first(.|\n)*sample.yaml"):
-        study(root, "sample_seeds", jobs=1)
+        study(root, "sample_fcrn", jobs=1)
 
 
 def test_an_unknown_study_is_refused_with_the_names_there_are(tmp_path):
     root = git_project(tmp_path / "project")
-    with pytest.raises(BadInput, match="no study 'other'.*sample_seeds"):
+    with pytest.raises(BadInput, match="no study 'other'.*sample_fcrn"):
         study(root, "other", jobs=1)
 
 
