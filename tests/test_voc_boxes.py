@@ -13,7 +13,8 @@ from pipeline.catalogue import activate, load_catalogue
 from pipeline.datasets.form import AnnotatedObject, Sample
 from pipeline.datasets.prepared import Prepared
 from pipeline.labels import overlap_costs
-from pipeline.params import SECTIONS, load_params
+from pipeline.params import SECTIONS
+from pipeline.params_file import load_params
 from pipeline.proposals.form import from_membership
 from pipeline.stages.boxsup import supervision
 from pipeline.stages.fetch import fetch
