@@ -108,7 +108,10 @@ def killed(template: Path, tmp_path: Path, moment: str, **extra: str) -> Path:
     (tmp_path / "assassin" / "sitecustomize.py").write_text(ASSASSIN)
     variables = {"KILL_AT": moment, "PYTHONPATH": str(tmp_path / "assassin")} | extra
     process = start(folder, "boxsup@boxes", **variables)
-    output, _ = process.communicate(timeout=300)
+    try:
+        output, _ = process.communicate(timeout=300)
+    finally:
+        kill_group(process)
     assert process.returncode == -signal.SIGKILL, output
     return folder
 

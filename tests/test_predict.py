@@ -125,7 +125,7 @@ def test_a_crf_follows_the_mean_of_all_views(project, threads):
 def test_an_image_that_must_go_in_tiles_is_refused_where_a_crf_follows(project, monkeypatch):
     root, params = project
     with_crf(params)
-    monkeypatch.setattr(stage, "largest_tile", lambda *given, **named: 256)
+    monkeypatch.setattr("pipeline.tiles.largest_tile", lambda *given, **named: 256)
     with pytest.raises(BadInput, match=r"image b: 300 x 280 pixels do not fit .* image whole"):
         predict(root, params, "sample_mask")
     assert not (root / "data/predictions").exists()
