@@ -132,6 +132,7 @@ def _add_segment(parser: argparse.ArgumentParser) -> None:
         "--shifts", type=int, default=1, choices=range(1, 9), metavar="N", help=text
     )
     text = "sharpen with the dense CRF that was published for NAME (without a NAME: deeplab)"
+    text += "; give it after the run"
     parser.add_argument("--crf", nargs="?", const="deeplab", metavar="NAME", help=text)
     text = "side of the tiles of images larger than one (default: what memory allows)"
     parser.add_argument("--tile", type=int, metavar="PIXELS", help=text)

@@ -119,8 +119,9 @@ def _in_order_of(
     """
     if missing := sorted(set(objects) - set(proposals.ids)):
         raise BadInput(
-            f"{run.dataset}, split {run.split}: {len(missing)} images have no proposals, the first "
-            f"is {missing[0]!r}. They are made for train_aug: choose that split or train"
+            f"{run.dataset}, split {run.split}: {len(missing)} images have no proposals: "
+            f"{some(missing)}. They are made for train_aug or mixed, where there is one. Make them "
+            f"again: dvc repro -f propose@{run.proposals}_{run.dataset}"
         )
     return [image_id for image_id in proposals.ids if image_id in objects]
 

@@ -25,6 +25,7 @@ from pipeline.params import (
     RankingForest,
     SavedEdges,
     SemanticRun,
+    Weights,
 )
 
 NAME = re.compile(r"[a-z0-9_]+")
@@ -298,8 +299,20 @@ def _check_run(where: str, run: SemanticRun, params: Params) -> None:
                 f"{where}.init is {run.init!r}, of kind {start.network.kind}; the run's network "
                 f"is of kind {network.kind}"
             )
-    estimator = run.estimator if isinstance(run, BoxSupRun) else None
-    if isinstance(estimator, BoxSupLabels) and isinstance(network, Deeplab):
+    if isinstance(run, BoxSupRun) and isinstance(run.estimator, BoxSupLabels):
+        _check_label_steps(where, run, run.estimator, start)
+
+
+def _check_label_steps(
+    where: str, run: BoxSupRun, estimator: BoxSupLabels, start: Weights | SemanticRun
+) -> None:
+    network = run.network
+    if run.proposals == "none":
+        raise BadInput(
+            f"{where}.proposals is 'none', but its estimator chooses among candidates: name a "
+            "method of `proposals:`, or take the estimator {kind: rectangles}"
+        )
+    if isinstance(network, Deeplab):
         if estimator.lam > 0 and estimator.lam_start == 0 and not isinstance(start, SemanticRun):
             raise BadInput(
                 f"{where}.estimator.lam_start is 0; the last layer of a {network.kind} is drawn at "

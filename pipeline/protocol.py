@@ -287,14 +287,18 @@ def network_text(network: Network) -> str:
     return f"FCRN with {' and '.join(added)}" if added else "FCRN"
 
 
+_NAMED = {"deeplab": " (DeepLab)", "deeplab_largefov": " (DeepLab-LargeFOV)"}
 NETWORK_HEAD = ("depth", "resolution", "kernel", "dilation", "FoV")  # as in Wu2016 Table 1
 
 
 def network_cells(network: Network) -> tuple[str, ...]:
-    """What `NETWORK_HEAD` names; kernel and dilation of each layer of the classifier, or of fc6."""
+    """What `NETWORK_HEAD` names; kernel and dilation of each layer of the classifier, or of fc6.
+
+    A network that is no FCRN has its name beside its depth.
+    """
     layers = 2 if isinstance(network, FcrnExtended) and network.hidden else 1
     return (
-        str(network.depth),
+        f"{network.depth}{_NAMED.get(network.kind, '')}",
         f"1/{network.stride}",
         ", ".join([str(network.kernel)] * layers),
         ", ".join([str(network.dilation)] * layers),

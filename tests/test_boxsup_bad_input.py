@@ -151,11 +151,15 @@ REFUSED: dict[str, tuple[Callable[[], object], str]] = {
     ),
     "no proposals": (
         lambda: write_proposals([candidates(name) for name in IDS if name != "c"]),
-        "1 images have no proposals, .*'c'",
+        "1 images have no proposals: c",
     ),
     "other size": (
         lambda: write_proposals([candidates(name, on_its_side=name == "c") for name in IDS]),
         r"the proposals of 'c' are \(40, 32\), its image is \(32, 40\)",
+    ),
+    "no method": (
+        lambda: change("    proposals: scg\n", "    proposals: none\n"),
+        "boxsup.boxes.proposals is 'none', but its estimator chooses",
     ),
     "cut off": (
         lambda: cut_off(PROPOSALS / "part-000.parquet"),
@@ -265,3 +269,16 @@ def test_labels_that_were_cut_off_are_removed_and_whole_ones_stay(tmp_path, capf
     left = {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*.parquet")}
     assert left == {"choices-0002.parquet", "grabcut/000000.parquet"}
     assert "grabcut/000256.parquet: damaged, removed" in capfd.readouterr().err
+
+
+def test_a_lambda_that_never_counts_is_told(project, capfd):
+    change("lam_start: 1,", "lam_start: 2,")
+    assert main(["boxsup", "boxes"]) == 0
+    assert "no label step asks the network" in capfd.readouterr().err
+
+
+def test_an_image_of_another_size_than_prepared_is_refused(project, capfd):
+    Image.new("RGB", (48, 32)).save("data/raw/sample/b.png")
+    assert main(["boxsup", "boxes"]) == 2
+    told = capfd.readouterr().err
+    assert re.search(r"b\.png: 32 x 48 pixels .* but 32 x 40 when sample was prepared", told), told

@@ -248,7 +248,7 @@ def test_only_the_labels_of_the_last_round_stay(root, run, network, tmp_path):
 # --- bad input ------------------------------------------------------------------------------------
 def test_an_image_without_proposals_is_named(root, run, network, tmp_path):
     some = write_proposals(tmp_path / "some", IDS[:5])
-    with pytest.raises(BadInput, match="2 images have no proposals, the first is 'image_5'"):
+    with pytest.raises(BadInput, match="2 images have no proposals: image_5"):
         labels(root, run, network, 0, tmp_path, proposals=some)
 
 

@@ -90,7 +90,11 @@ class Prepared:
         return self._places[place] / inner
 
     def image(self, image_id: str) -> np.ndarray:
-        """The image (H, W, 3) uint8 RGB. BadInput if its file is missing or truncated."""
+        """The image (H, W, 3) uint8 RGB.
+
+        Raises:
+            BadInput: its file is missing, truncated, or of another size than when it was prepared.
+        """
         path = self.image_path(image_id)
         if not path.is_file():
             place = self._paths[image_id].split("/", 1)[0]
@@ -99,7 +103,14 @@ class Prepared:
                 f"(PIPELINE_DATA_{place.upper()} or local.yaml), "
                 f"or run `dvc repro -f fetch@{self._dataset}`"
             )
-        return read_image(path)
+        image = read_image(path)
+        if image.shape[:2] != self._sizes[image_id]:
+            (height, width), was = image.shape[:2], self._sizes[image_id]
+            raise BadInput(
+                f"{path}: {height} x {width} pixels (height x width), but {was[0]} x {was[1]} when "
+                f"{self._dataset} was prepared; run `dvc repro -f prepare@{self._dataset}`"
+            )
+        return image
 
     def size(self, image_id: str) -> tuple[int, int]:
         """Height and width of an image, without reading it. BadInput if it has no such image."""

@@ -52,6 +52,7 @@ def boxsup(root: Path, params: Params, run_name: str) -> None:
         data = Prepared(root, run.dataset)
         pixels = pixels_of(root, run.dataset, data)
         masked, boxed = supervision(data, run)
+        warn_of_unasked(run, run_name)
         check_objects(data, boxed, run, run_name)
         if rank() == 0:
             check_kept(work.folder, rounds_learned(work.folder, run))
@@ -92,6 +93,20 @@ def boxsup(root: Path, params: Params, run_name: str) -> None:
             }
         )
         warn_of_collapse(run_name, read_table(work.folder / "history.parquet", "history"))
+
+
+def warn_of_unasked(run: BoxSupRun, run_name: str) -> None:
+    """Say on stderr if lambda counts in no label step, though it is above 0."""
+    estimator = run.estimator
+    if not isinstance(estimator, BoxSupLabels) or estimator.lam == 0 or rank() > 0:
+        return
+    if estimator.lam_start > (run.epochs - 1) // estimator.round_epochs * estimator.round_epochs:
+        print(
+            f"warning: {run_name}: lambda counts from epoch {estimator.lam_start} on, but there "
+            f"are {run.epochs} epochs, in rounds of {estimator.round_epochs}: no label step asks "
+            "the network. Lower lam_start",
+            file=sys.stderr,
+        )
 
 
 def check_objects(data: Prepared, boxed: list[str], run: BoxSupRun, run_name: str) -> None:
@@ -151,5 +166,8 @@ def supervision(data: Prepared, run: BoxSupRun) -> tuple[set[str], list[str]]:
     if left_out := len(ids) - len(masked) - len(boxed):
         print(f"{left_out} of {len(ids)} images have no boxes: left out", file=sys.stderr)
     if not boxed:
-        raise BadInput(f"{run.dataset}, split {run.split}: no image with boxes to train on")
+        raise BadInput(
+            f"{run.dataset}, split {run.split}: no image with boxes to train on, beside the "
+            f"{len(masked)} that keep their masks (mask_split {run.mask_split})"
+        )
     return masked, boxed
