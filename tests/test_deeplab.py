@@ -90,8 +90,8 @@ def test_the_last_layer_starts_near_zero(large):
 def test_the_two_are_told_apart_in_reports():
     assert network_text(PLAIN) == "DeepLab on VGG-16"
     assert network_text(LARGE) == "DeepLab-LargeFOV on VGG-16"
-    assert network_cells(PLAIN) == ("16", "1/8", "4", "4", "104")
-    assert network_cells(LARGE) == ("16", "1/8", "3", "12", "200")
+    assert network_cells(PLAIN) == ("16 (DeepLab)", "1/8", "4", "4", "104")
+    assert network_cells(LARGE) == ("16 (DeepLab-LargeFOV)", "1/8", "3", "12", "200")
 
 
 @pytest.mark.parametrize("description", [PLAIN, LARGE])
