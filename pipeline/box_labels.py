@@ -11,7 +11,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.box_objects import Objects, objects_of, tell_of_left_out, to_fill
+from pipeline.box_objects import Objects, to_fill
 from pipeline.boxes import box_mask
 from pipeline.categories import IGNORE
 from pipeline.checkpoints import SemanticNetwork
@@ -23,7 +23,6 @@ from pipeline.label_step import PngMaps, choices_store, chosen_maps, read_maps
 from pipeline.labels import grabcut_mask, paint, rectangle_labels
 from pipeline.masks import decode_index_png, encode_index_png
 from pipeline.metrics.semantic import confusion_matrix, scores
-from pipeline.parallel import rank
 from pipeline.params import BoxSupLabels, BoxSupRun, GrabCut
 from pipeline.tables import SCHEMAS, read_table, write_table
 
@@ -32,7 +31,7 @@ KEPT = 256  # images whose GrabCut labels are kept as one file
 
 def estimated_maps(
     data: Prepared,
-    ids: list[str],
+    objects: dict[str, Objects],
     run: BoxSupRun,
     network: SemanticNetwork,
     epoch: int,
@@ -43,18 +42,14 @@ def estimated_maps(
     """The labels of one round, by the run's estimator.
 
     Args:
-        ids: the images that have only boxes.
+        objects: of the images that have only boxes.
         network: in evaluation mode, as trained up to `epoch`.
         proposals: folder of the run's proposals.
         folder: of unfinished work; what was decided or is slow to make again is kept in it.
 
     Raises:
-        BadInput: an object that cannot be labelled (`objects_of`), proposals that do not fit
-            (`candidates_of`), or a network that is broken.
+        BadInput: proposals that do not fit (`candidates_of`), or a network that is broken.
     """
-    objects = objects_of(data, ids)
-    if epoch == 0 and rank() == 0:
-        tell_of_left_out(objects, run)
     if isinstance(run.estimator, BoxSupLabels):
         return chosen_maps(data, objects, run, ProposalTable(proposals), network, epoch, folder)
     if isinstance(run.estimator, GrabCut):

@@ -12,10 +12,7 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Runs:
-    """Sets of superpixels, each a few runs of ids: much shorter than its list where it is large.
-
-    Sums are bit for bit those of `proposals.form.Proposals`.
-    """
+    """Sets of superpixels, each a few runs of ids: much shorter than its list where it is large."""
 
     superpixels: np.ndarray  # (H, W) uint16, ids 0..S-1
     edges: np.ndarray  # (2 R,) int32: where runs begin and end by turns, rising in each set
@@ -90,7 +87,7 @@ def lists(edges, offsets):
 
 
 @numba.njit(cache=True, nogil=True)
-def _runs(members, offsets):
+def runs_of_lists(members, offsets):
     """Edges and offsets as in `Runs` from `members` and `offsets` as of `boxes_and_areas`."""
     edges = np.empty(2 * len(members), np.int32)
     begins = np.zeros_like(offsets)
@@ -118,7 +115,7 @@ def boxes_and_areas(
     Returns:
         (P, 4) int32 and (P,) int32. Of a set without pixels the area is 0, the box of no meaning.
     """
-    return boxes_and_areas_of_runs(superpixels, *_runs(members, offsets))
+    return boxes_and_areas_of_runs(superpixels, *runs_of_lists(members, offsets))
 
 
 @numba.njit(cache=True, nogil=True)

@@ -65,7 +65,8 @@ def change(root: Path, instance: int, **columns: int) -> Prepared:
 
 
 def labels(data: Prepared, run: BoxSupRun, folder: Path) -> list[list[int]]:
-    maps = estimated_maps(data, ["a"], run, None, 0, proposals=folder, folder=folder)
+    objects = objects_of(data, ["a"])
+    maps = estimated_maps(data, objects, run, None, 0, proposals=folder, folder=folder)
     return decode_index_png(maps["a"]).tolist()
 
 

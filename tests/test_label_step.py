@@ -13,6 +13,7 @@ from scratch import PARAMS
 
 import pipeline.label_step as step
 from pipeline.box_labels import KEPT, all_choices, estimated_maps
+from pipeline.box_objects import objects_of
 from pipeline.boxes import box_mask
 from pipeline.datasets import processes
 from pipeline.datasets.prepared import Prepared
@@ -110,7 +111,8 @@ def network() -> Fcrn:
 def labels(root, run, network, epoch, folder, ids=IDS, proposals=None) -> dict[str, bytes]:
     proposals = proposals or root / "data/proposals/scg/sample"
     data = Prepared(root, "sample")
-    return estimated_maps(data, ids, run, network, epoch, proposals=proposals, folder=folder)
+    objects = objects_of(data, ids)
+    return estimated_maps(data, objects, run, network, epoch, proposals=proposals, folder=folder)
 
 
 # --- choices --------------------------------------------------------------------------------------

@@ -8,11 +8,10 @@ from functools import cached_property
 
 import numba
 import numpy as np
-from scipy.sparse import csr_array
 
 from pipeline.boxes import iou
 from pipeline.categories import IGNORE
-from pipeline.superpixels import boxes_and_areas
+from pipeline.superpixels import Runs, boxes_and_areas, runs_of_lists
 
 
 @dataclass(frozen=True)
@@ -46,31 +45,10 @@ class Proposals:
         return int(self.superpixels.max()) + 1
 
     @cached_property
-    def _runs(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Runs of consecutive ids: begins and ends (R,), and the first run of each candidate.
-
-        Where superpixels are numbered along a tree a candidate is two or three runs, however many
-        superpixels it has.
-        """
-        members = self.members.astype(np.int64)
-        new_run = np.ones(len(members) + 1, bool)
-        new_run[1:-1] = np.diff(members) != 1
-        new_run[self.offsets] = True
-        places = np.flatnonzero(new_run[:-1])
-        begins, ends = members[places], members[np.flatnonzero(new_run)[1:] - 1] + 1
-        return begins, ends, np.searchsorted(places, self.offsets)
-
-    @cached_property
-    def _run_ends(self) -> csr_array:
-        """(P, S + 1): -1 where a run begins, +1 behind its end.
-
-        Times the running total of S numbers this is each candidate's sum.
-        """
-        begins, ends, first = self._runs
-        row = np.repeat(np.arange(len(self)), np.diff(first))
-        values = np.concatenate([np.full(len(begins), -1.0), np.ones(len(ends))])
-        places = (np.concatenate([row, row]), np.concatenate([begins, ends]))
-        return csr_array((values, places), shape=(len(self), self.num_superpixels + 1))
+    def _runs(self) -> Runs:
+        """Where superpixels are numbered along a tree, a candidate is two or three runs."""
+        edges, offsets = runs_of_lists(self.members, self.offsets)
+        return Runs(self.superpixels, edges, offsets, self.boxes, self.areas)
 
     def sums(self, per_superpixel: np.ndarray) -> np.ndarray:
         """Each candidate's sum of a number that every superpixel has.
@@ -82,9 +60,8 @@ class Proposals:
             (P,) or (P, K) float64: exact where the numbers are whole, else to the rounding of
             the sum over all superpixels.
         """
-        total = np.zeros((self.num_superpixels + 1, *per_superpixel.shape[1:]))
-        np.cumsum(per_superpixel, axis=0, dtype=np.float64, out=total[1:])
-        return self._run_ends @ total
+        columns = per_superpixel.reshape(self.num_superpixels, -1)
+        return self._runs.sums(columns).reshape(len(self), *per_superpixel.shape[1:])
 
     def iou_with_boxes(self, boxes: np.ndarray) -> np.ndarray:
         """Overlap of each candidate's tight box with boxes (N, 4). Returns (P, N) in [0, 1]."""
@@ -174,19 +151,19 @@ class Proposals:
         """Overlaps (P, N) from pixels of each superpixel in each object (S, N) and sizes (P,)."""
         total = np.zeros((self.num_superpixels + 1, inside.shape[1]), np.int32)
         np.cumsum(inside, axis=0, out=total[1:], dtype=np.int32)
-        return _overlaps(total, *self._runs, sizes.astype(np.int32))
+        return _overlaps(total, self._runs.edges, self._runs.offsets, sizes.astype(np.int32))
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")
-def _overlaps(total, begins, ends, first, sizes):
+def _overlaps(total, edges, offsets, sizes):
     """Intersection over union (P, N), 0 where both are empty, from running totals (S + 1, N)."""
     count = total.shape[1]
     overlap = np.empty((len(sizes), count))
     shared = np.empty(count, np.int32)
     for p in range(len(sizes)):
         shared[:] = 0
-        for r in range(first[p], first[p + 1]):
-            behind, before = total[ends[r]], total[begins[r]]
+        for e in range(offsets[p], offsets[p + 1], 2):
+            before, behind = total[edges[e]], total[edges[e + 1]]
             for n in range(count):
                 shared[n] += behind[n] - before[n]
         for n in range(count):

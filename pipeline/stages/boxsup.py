@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from pipeline.box_labels import PngMaps, all_choices, check_kept, estimated_maps, label_quality
-from pipeline.box_objects import need_boxes, objects_of
+from pipeline.box_objects import Objects, need_boxes, objects_of, tell_of_left_out
 from pipeline.checkpoints import SemanticNetwork, build_network, start_from
 from pipeline.datasets.leaks import refuse_leaks
 from pipeline.datasets.prepared import Prepared
@@ -53,13 +53,14 @@ def boxsup(root: Path, params: Params, run_name: str) -> None:
         pixels = pixels_of(root, run.dataset, data)
         masked, boxed = supervision(data, run)
         warn_of_unasked(run, run_name)
-        check_objects(data, boxed, run, run_name)
+        objects = objects_to_label(data, boxed, run, run_name)
         if rank() == 0:
+            tell_of_left_out(objects, run)
             check_kept(work.folder, rounds_learned(work.folder, run))
 
         def labels_of_round(network: SemanticNetwork, epoch: int) -> LabelMaps:
             maps = estimated_maps(
-                data, boxed, run, network, epoch, proposals=proposals, folder=work.folder
+                data, objects, run, network, epoch, proposals=proposals, folder=work.folder
             )
             return LabelMaps(
                 label_map_of=partial(_true_or_estimated, pixels, masked, maps),
@@ -109,12 +110,16 @@ def warn_of_unasked(run: BoxSupRun, run_name: str) -> None:
         )
 
 
-def check_objects(data: Prepared, boxed: list[str], run: BoxSupRun, run_name: str) -> None:
-    """BadInput where the objects of images that are labelled from boxes are no use for that."""
+def objects_to_label(
+    data: Prepared, boxed: list[str], run: BoxSupRun, run_name: str
+) -> dict[str, Objects]:
+    """The objects of the images that are labelled from boxes. BadInput: none can be learnt from."""
     try:
-        need_boxes(objects_of(data, boxed), run)
+        objects = objects_of(data, boxed)
+        need_boxes(objects, run)
     except BadInput as problem:
         raise BadInput(f"boxsup.{run_name}: {run.dataset}, split {run.split}: {problem}") from None
+    return objects
 
 
 def rounds_learned(folder: Path, run: BoxSupRun) -> list[int]:

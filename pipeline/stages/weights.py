@@ -28,9 +28,8 @@ from pipeline.work import open_work
 def weights(root: Path, params: Params, name: str) -> None:
     """Write data/models/<name>.pt: no weights, ImageNet's, a file's, or a body trained on crops."""
     settings = params.weights[name]
-    torch.manual_seed(
-        0
-    )  # torch's generator is in every file, and begins at another place each time
+    # torch's generator is in every file, and begins at another place each time
+    torch.manual_seed(0)
     with open_work(root, stage="weights", key=name, sections=["weights"], inputs=[]) as work:
         model = work.folder / "model.pt"
         if isinstance(settings, CropWeights):
