@@ -4,8 +4,8 @@
 them. `photograph`: the same probabilities under a real image, where there is one. `noise`: both
 drawn pixel by pixel, so that hardly two pixels share a cell of the colour lattice. One thread;
 equal Q (1e-3) is asserted before, and the labels that pruning leaves equal are in the results as
-`agreement`, beside the largest difference in Q. pydensecrf2 is not among the packages of this project; where it is absent, its rows
-are skipped.
+`agreement`, beside the largest difference in Q. pydensecrf2 is not among the packages of this
+project; where it is absent, its rows are skipped.
 
     OMP_NUM_THREADS=1 python -m pytest benchmarks/test_crf.py \
         --benchmark-columns=min,median,rounds --benchmark-timer=time.process_time
