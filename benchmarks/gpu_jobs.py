@@ -34,7 +34,7 @@ from pipeline.memory import bytes_kept
 from pipeline.models.fast import TapSum
 from pipeline.models.fcrn import Fcrn
 from pipeline.params import Augmentation
-from pipeline.training import TrainingSet, batches, train_steps
+from pipeline.training import TrainingSet, batches, labelled_view, train_steps
 from pipeline.transforms import normalise
 
 TOLERANCE = 0.01  # of a loss in bf16 against the same in fp32, relative
@@ -142,15 +142,16 @@ def with_loader(session: Session) -> None:
     generator = torch.Generator().manual_seed(0)
     pictures = torch.randint(0, 256, (images, 375, 500, 3), generator=generator, dtype=torch.uint8)
     maps = torch.randint(0, CATEGORIES, (images, 375, 500), generator=generator, dtype=torch.uint8)
-    training_set = TrainingSet(
-        ids=[str(number) for number in range(images)],
+    sample_of = partial(
+        labelled_view,
         image_of=lambda name: pictures[int(name)].numpy(),
         label_map_of=lambda name: maps[int(name)].numpy(),
         augmentation=Augmentation((side, side), (0.7, 1.3), "horizontal"),
         stride=STRIDE,
-        batch=images,
-        seed=0,
+        grid="centres",
     )
+    ids = [str(number) for number in range(images)]
+    training_set = TrainingSet(ids=ids, sample_of=sample_of, batch=images, seed=0)
     on_gpu = session.device.type == "cuda"
     workers = min(len(os.sched_getaffinity(0)), 8) if on_gpu else 0  # as `fit` has them
     loader = batches(

@@ -10,7 +10,14 @@ import sys
 from prefect.plugins import register_hook
 
 NAMES = frozenset(  # as in prefect.yaml
-    {"train-sample", "train-voc", "train-cityscapes", "train-context", "train-boxsup"}
+    {
+        "train-sample",
+        "train-voc",
+        "train-cityscapes",
+        "train-context",
+        "train-boxsup",
+        "train-instances",
+    }
 )
 
 

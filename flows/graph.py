@@ -23,7 +23,7 @@ from pipeline import catalogue
 from pipeline.params_file import load_params
 
 ROOT = Path(__file__).resolve().parents[1]
-GPU_STAGES = frozenset({"weights", "train", "boxsup", "predict"})
+GPU_STAGES = frozenset({"weights", "train", "boxsup", "localize", "predict"})
 
 
 @flow
@@ -46,6 +46,7 @@ train_voc = train.with_options(name="train-voc")
 train_cityscapes = train.with_options(name="train-cityscapes")
 train_context = train.with_options(name="train-context")
 train_boxsup = train.with_options(name="train-boxsup")
+train_instances = train.with_options(name="train-instances")
 
 
 def run_graph(

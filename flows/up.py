@@ -176,7 +176,7 @@ def _tell(port: int, url: str) -> None:
         f"\nReady: http://{HOST}:{port} shows what runs. In another terminal, in this folder:\n"
         f"  {prefix}prefect deployment run train-sample --watch\n"
         f"  {prefix}prefect deployment run train-voc --watch\n"
-        "or train-cityscapes, train-context, train-boxsup.\n"
+        "or train-cityscapes, train-context, train-boxsup, train-instances.\n"
         "Ctrl-C here ends the server and the worker.\n",
         flush=True,
     )

@@ -17,6 +17,7 @@ from pipeline.proposal_arguments import (
     add_train_ranker,
 )
 from pipeline.scoring.command_line import add_draw_proposals, add_score
+from pipeline.segment_arguments import add_segment
 
 # stage: ({argument: section of params.yaml that it names an entry of, if any}, what it does)
 STAGES: dict[str, tuple[dict[str, str | None], str]] = {
@@ -28,6 +29,7 @@ STAGES: dict[str, tuple[dict[str, str | None], str]] = {
     "weights": ({"name": "weights"}, "make or fetch starting weights"),
     "train": ({"run": "semantic"}, "train a network by masks"),
     "boxsup": ({"run": "boxsup"}, "train a network by boxes"),
+    "localize": ({"run": "instance"}, "train a network to find the boxes of objects"),
     "predict": ({"evaluation": "evaluations"}, "segment the images of an evaluation"),
     "evaluate": ({"evaluation": "evaluations"}, "measure the predictions of an evaluation"),
     "report": ({}, "write reports/ from all that was measured"),
@@ -87,8 +89,9 @@ def _parser() -> argparse.ArgumentParser:
     new.add_argument("dataset", metavar="DATASET", help="voc2012, sbd, coco, folder, ...")
     new.add_argument("--root", type=Path, required=True, metavar="DIR", help="where the copy lies")
     new.add_argument("--json", type=Path, metavar="FILE", help="write the findings there too")
-    new = command("segment", "label maps of the images in any folder, by a network", _segment)
-    _add_segment(new)
+    text = "label maps, and objects, of the images in any folder, by networks"
+    new = command("segment", text, _segment)
+    add_segment(new)
     new = command("score", "score predictions, anybody's, by the official protocols", _score)
     add_score(new)
     new = command("export", "write predictions in the forms that servers and tools take", _export)
@@ -114,32 +117,22 @@ def _parser() -> argparse.ArgumentParser:
     add_train_edges(new)
     new = command("train-ranker", "fit the forest that ranks candidates", _train_ranker)
     add_train_ranker(new)
+    text = "how much settings that the paper does not print matter to what objects are found"
+    _add_sensitivity(command("sensitivity", text, _sensitivity))
     command("paper-map", "write docs/PAPER_MAP.md: equation to line", _paper_map)
     return parser
 
 
-def _add_segment(parser: argparse.ArgumentParser) -> None:
-    text = "a trained run, or the file of a checkpoint"
-    parser.add_argument("model", metavar="RUN_OR_CHECKPOINT", help=text)
-    parser.add_argument("--images", type=Path, required=True, metavar="DIR")
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="of the label maps")
-    parser.add_argument("--overlay", action="store_true", help="colour the photographs too")
-    text = "sizes that are looked at, with commas between (default 1)"
-    parser.add_argument("--scales", default="1", metavar="S,S", help=text)
-    parser.add_argument("--flip", action="store_true", help="look at the mirror image too")
-    text = "look N x N times, moved by parts of a score cell (default 1)"
-    parser.add_argument(
-        "--shifts", type=int, default=1, choices=range(1, 9), metavar="N", help=text
-    )
-    text = "sharpen with the dense CRF that was published for NAME (without a NAME: deeplab)"
-    text += "; give it after the run"
-    parser.add_argument("--crf", nargs="?", const="deeplab", metavar="NAME", help=text)
-    text = "side of the tiles of images larger than one (default: what memory allows)"
-    parser.add_argument("--tile", type=int, metavar="PIXELS", help=text)
-    text = "(default: the GPU, where there is one)"
-    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help=text)
-    text = "make anew what is there, also with other settings"
-    parser.add_argument("--again", action="store_true", help=text)
+def _add_sensitivity(parser: argparse.ArgumentParser) -> None:
+    text = "an active one with instances of the kind boxes"
+    parser.add_argument("evaluation", metavar="EVALUATION", help=text)
+    text = "of the evaluation's dataset, e.g. what its networks were trained on"
+    parser.add_argument("--split", required=True, metavar="SPLIT", help=text)
+    text = "so many, evenly spread (default: all of the split)"
+    parser.add_argument("--images", type=int, metavar="N", help=text)
+    text = "of page, table and heat map (default reports/sensitivity)"
+    out = Path("reports") / "sensitivity"
+    parser.add_argument("--out", type=Path, default=out, metavar="DIR", help=text)
 
 
 def _run_stage(given: argparse.Namespace) -> None:
@@ -259,6 +252,19 @@ def _train_ranker(given: argparse.Namespace) -> None:
     from pipeline.proposal_commands import run_train_ranker
 
     run_train_ranker(given)
+
+
+def _sensitivity(given: argparse.Namespace) -> None:
+    from pipeline.params_file import load_params
+    from pipeline.sensitivity import sensitivity
+
+    root = Path()
+    params = load_params(root / "params.yaml")
+    _tell(
+        sensitivity(
+            root, params, given.evaluation, split=given.split, images=given.images, out=given.out
+        )
+    )
 
 
 def _paper_map(given: argparse.Namespace) -> None:

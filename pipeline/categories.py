@@ -1,5 +1,7 @@
 """The categories of every dataset, in the order of our contiguous numbers. 0 is background."""
 
+from collections.abc import Sequence
+
 import numpy as np
 
 IGNORE = 255  # the value of a pixel that has no label: not trained on, not scored
@@ -80,6 +82,13 @@ CATEGORIES = {
     "context": CONTEXT,
     "sample": SAMPLE,
 }
+
+
+def things_of(names: Sequence[str]) -> tuple[int, ...]:
+    """The numbers of the categories that have objects: all but background; of Cityscapes' 19, 8."""
+    if tuple(names) == CITYSCAPES:
+        return tuple(n for n, number in enumerate(CITYSCAPES_IDS) if number in CITYSCAPES_THINGS)
+    return tuple(n for n, name in enumerate(names) if name != "background")
 
 
 def colour_map() -> np.ndarray:

@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from pipeline.box_targets import Standard
+from pipeline.categories import things_of
 from pipeline.errors import BadFile, BadInput
 from pipeline.models.deeplab import Deeplab, deeplab, deeplab_largefov
 from pipeline.models.fcrn import Fcrn, fcrn
@@ -32,6 +34,30 @@ def build_network(network: Network, num_categories: int, *, seed: int) -> Semant
     """The network that a run describes, with fresh weights drawn from a seed."""
     torch.manual_seed(seed)
     return _described(network, num_categories)
+
+
+def build_localizer(
+    network: Network, categories: Sequence[str], standard: Standard, *, seed: int
+) -> SemanticNetwork:
+    """The same, with four outputs for each category that has objects: see `pipeline.box_targets`.
+
+    What its outputs are multiplied by and moved by stays with its weights, in the buffers
+    `target_mean` and `target_deviation`.
+    """
+    torch.manual_seed(seed)
+    return _localizer(network, categories, standard)
+
+
+def _localizer(network: Network, categories: Sequence[str], standard: Standard) -> SemanticNetwork:
+    built = _described(network, 4 * len(things_of(categories)))
+    built.register_buffer("target_mean", standard.mean)
+    built.register_buffer("target_deviation", standard.deviation)
+    return built
+
+
+def standard_of(network: nn.Module) -> Standard:
+    """What the outputs of a localisation network are multiplied by and moved by."""
+    return Standard(network.target_mean, network.target_deviation)  # type: ignore[arg-type]
 
 
 def _described(network: Network, num_categories: int) -> SemanticNetwork:
@@ -64,6 +90,8 @@ def save_weights(path: Path, body: nn.Module | None) -> None:
 def load_model(path: Path, device: torch.device) -> tuple[SemanticNetwork, dict[str, Any]]:
     """A trained network in evaluation mode, and the checkpoint it came from.
 
+    A localisation network is told by ``targets`` among the parameters of its run.
+
     Raises:
         BadInput: the file is missing, damaged, or holds no trained network.
     """
@@ -77,7 +105,12 @@ def load_model(path: Path, device: torch.device) -> tuple[SemanticNetwork, dict[
     description = build(Network, as_read, str(path), "network")
     try:
         with torch.device("meta"):  # no more memory than the file's own, whatever the file says
-            network = _described(description, len(saved["categories"]))
+            categories = saved["categories"]
+            if "targets" in saved["run"]:
+                unknown = Standard(torch.zeros(4), torch.ones(4))
+                network = _localizer(description, categories, unknown)
+            else:
+                network = _described(description, len(categories))
         network.load_state_dict(saved["network"], assign=True)
     except (RuntimeError, ValueError) as error:
         raise BadInput(
@@ -113,7 +146,8 @@ def start_from(path: Path, network: SemanticNetwork, categories: Sequence[str]) 
             file=sys.stderr,
         )
         own = network.state_dict().items()
-        state = state | {name: value for name, value in own if name.startswith(LAST_LAYER)}
+        last = (LAST_LAYER, "target_")
+        state = state | {name: value for name, value in own if name.startswith(last)}
     try:
         target.load_state_dict(state)
     except RuntimeError as error:

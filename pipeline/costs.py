@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 
-from pipeline.categories import CITYSCAPES, COCO, CONTEXT, SAMPLE, VOC
+from pipeline.categories import CITYSCAPES, COCO, CONTEXT, SAMPLE, VOC, things_of
 from pipeline.datasets import bsds, cityscapes, coco, context, sbd, voc
 from pipeline.datasets.archives import ARCHIVES
 from pipeline.datasets.places import home
@@ -18,12 +18,13 @@ from pipeline.params import (
     FcrnExtended,
     FolderDataset,
     ImagenetWeights,
+    InstanceRun,
     MixtureDataset,
     Network,
     Params,
     SampleDataset,
     SbdDataset,
-    SemanticRun,
+    TrainingRun,
     Voc2007Dataset,
     Voc2012Dataset,
 )
@@ -55,7 +56,7 @@ def describe_costs(params: Params, added: Iterable[tuple[str, str]]) -> list[str
             parts["proposals"] += images * _BYTES_PER_PROPOSAL_TABLE_ROW
         elif isinstance(entry, ImagenetWeights):
             parts["models"] += 4 * body_parameters(entry.depth)
-        elif section in ("semantic", "boxsup"):
+        elif isinstance(entry, TrainingRun):
             run_flop = training_flop(params, entry)
             if run_flop is None:
                 uncounted.append(name)
@@ -144,23 +145,36 @@ def num_categories(entry: Dataset) -> int | None:
     Returns:
         None for a folder, which says itself, and for BSDS500, which has none.
     """
+    names = _category_names(entry)
+    return None if names is None else len(names)
+
+
+def _category_names(entry: Dataset) -> tuple[str, ...] | None:
     match entry:
         case FolderDataset() | Bsds500Dataset():
             return None
         case SampleDataset():
-            return len(SAMPLE)
+            return SAMPLE
         case CityscapesDataset():
-            return len(CITYSCAPES)
+            return CITYSCAPES
         case ContextDataset():
-            return len(CONTEXT)
+            return CONTEXT
         case CocoDataset(categories="coco"):
-            return len(COCO)
+            return COCO
         case MixtureDataset():
-            return num_categories(entry.masks)
-    return len(VOC)
+            return _category_names(entry.masks)
+    return VOC
 
 
-def training_flop(params: Params, run: SemanticRun) -> float | None:
+def num_outputs(params: Params, run: TrainingRun) -> int | None:
+    """Channels that a run's network ends in; None where `num_categories` is."""
+    names = _category_names(params.datasets[run.dataset])
+    if names is None:
+        return None
+    return 4 * len(things_of(names)) if isinstance(run, InstanceRun) else len(names)
+
+
+def training_flop(params: Params, run: TrainingRun) -> float | None:
     """Floating-point operations of all steps of a training.
 
     Forward and twice that backward; a multiply-add is two operations.
@@ -168,13 +182,13 @@ def training_flop(params: Params, run: SemanticRun) -> float | None:
     Returns:
         None for a network without a formula, and for somebody's own images, as yet uncounted.
     """
-    entry = params.datasets[run.dataset]
-    images, categories = split_sizes(entry).get(run.split), num_categories(entry)
+    images = split_sizes(params.datasets[run.dataset]).get(run.split)
+    outputs = num_outputs(params, run)
     counted = isinstance(run.network, Deeplab) or run.network.depth in _BLOCKS
-    if images is None or categories is None or not counted:
+    if images is None or outputs is None or not counted:
         return None
     height, width = run.augmentation.crop
-    per_pixel = multiply_adds_per_pixel(run.network, num_categories=categories)
+    per_pixel = multiply_adds_per_pixel(run.network, num_categories=outputs)
     return 3 * 2 * per_pixel * height * width * images * run.epochs
 
 
@@ -183,6 +197,9 @@ def multiply_adds_per_pixel(network: Network, *, num_categories: int) -> float:
 
     The 3x3 convolution of a ResNet stage's first block carries the stride. Of DeepLab's cells on
     corners the outer halves are left out.
+
+    Args:
+        num_categories: channels of the output; `num_outputs` of a run.
     """
     if isinstance(network, Fcrn):
         return _fcrn_multiply_adds(network, num_categories)

@@ -29,17 +29,18 @@ from torch import nn
 
 from pipeline.checkpoints import SemanticNetwork
 from pipeline.errors import BadFile, BadInput
-from pipeline.gradients import images_that_fit, learner, try_step
-from pipeline.losses import bootstrapped_cross_entropy
+from pipeline.gradients import Loss, images_that_fit, learner, try_step
 from pipeline.memory import memory_as_input, need_memory
 from pipeline.models.frozen import with_frozen_pairs
 from pipeline.parallel import first_process_first, largest, neighbours, own_share, rank
-from pipeline.params import Deeplab, SemanticRun
+from pipeline.params import Deeplab, TrainingRun
 from pipeline.progress import Progress
 from pipeline.tables import read_table, write_table
 from pipeline.training import (
+    SampleOf,
     TrainingSet,
     batches,
+    labelled_view,
     learning_rate,
     load_checkpoint,
     resume,
@@ -54,22 +55,47 @@ STOPPED = 128 + signal.SIGTERM  # exit code of a training that was told to stop 
 
 
 @dataclass(frozen=True)
-class LabelMaps:
-    """The labels of one round."""
+class Round:
+    """What a network learns from in one round."""
 
-    label_map_of: Callable[[str], np.ndarray]  # image id -> (H, W) uint8, 255 = ignore
-    measure: Callable[[], dict[str, float]]  # what the history is told about them
+    sample_of: SampleOf  # (image id, generator) -> a view and the truth at its score cells
+    measure: Callable[[], dict[str, float]]  # what the history is told about the truth
+
+
+def labels_round(
+    run: TrainingRun,
+    network: SemanticNetwork,
+    *,
+    image_of: Callable[[str], np.ndarray],
+    label_map_of: Callable[[str], np.ndarray],
+    measure: Callable[[], dict[str, float]] = dict,
+) -> Round:
+    """A round of views with their label maps.
+
+    Args:
+        image_of: image id -> (H, W, 3) uint8 RGB.
+        label_map_of: image id -> (H, W) uint8, 255 = ignore.
+    """
+    sample_of = partial(
+        labelled_view,
+        image_of=image_of,
+        label_map_of=label_map_of,
+        augmentation=run.augmentation,
+        stride=network.stride,
+        grid=network.grid,
+    )
+    return Round(sample_of, measure)
 
 
 def fit(
     folder: Path,
-    run: SemanticRun,
+    run: TrainingRun,
     network: SemanticNetwork,
     *,
     ids: list[str],
     categories: tuple[str, ...],
-    image_of: Callable[[str], np.ndarray],
-    labels_of_round: Callable[[SemanticNetwork, int], LabelMaps],
+    loss: Loss,
+    round_of: Callable[[SemanticNetwork, int], Round],
     round_epochs: int,
     device: torch.device,
 ) -> None:
@@ -83,10 +109,10 @@ def fit(
         network: with its starting weights.
         ids: the training images.
         categories: names, background first; they are kept with the model.
-        image_of: image id -> (H, W, 3) uint8 RGB.
-        labels_of_round: (network in evaluation mode, first epoch of the round) -> its labels.
+        loss: of the network's scores and the truth of a batch.
+        round_of: (network in evaluation mode, first epoch of the round) -> what it learns from.
             Called again for a round that was broken off, or by another process after the first
-            one, it must give the same labels.
+            one, it must give the same.
         round_epochs: epochs of a round.
         device: of this process.
 
@@ -115,23 +141,14 @@ def fit(
         while step < steps:
             first_epoch = step // per_epoch // round_epochs * round_epochs
             last_step = min((first_epoch + round_epochs) * per_epoch, steps)
-            labels = first_process_first(partial(labels_of_round, network.eval(), first_epoch))
+            found = first_process_first(partial(round_of, network.eval(), first_epoch))
             if step == first_epoch * per_epoch and rank() == 0:
-                kept.log(step, first_epoch, labels.measure())
-            training_set = TrainingSet(
-                ids=ids,
-                image_of=image_of,
-                label_map_of=labels.label_map_of,
-                augmentation=run.augmentation,
-                stride=network.stride,
-                batch=run.batch,
-                seed=run.seed,
-                grid=network.grid,
-            )
+                kept.log(step, first_epoch, found.measure())
             step = _train_round(
                 trained.train(),
                 kept,
-                training_set,
+                TrainingSet(ids=ids, sample_of=found.sample_of, batch=run.batch, seed=run.seed),
+                loss=loss,
                 first_step=step,
                 last_step=last_step,
                 steps=steps,
@@ -150,6 +167,7 @@ def _train_round(
     kept: "_Kept",
     training_set: TrainingSet,
     *,
+    loss: Loss,
     first_step: int,
     last_step: int,
     steps: int,
@@ -188,7 +206,7 @@ def _train_round(
                 lr=run.lr,
                 schedule=run.schedule,
             ),
-            loss=partial(bootstrapped_cross_entropy, bootstrapping=run.bootstrapping),
+            loss=loss,
             image_ids=training_set.image_ids,
             batch=run.batch,
             at_once=at_once,
@@ -201,7 +219,7 @@ def _train_round(
 
 
 def _trained_form(
-    network: SemanticNetwork, run: SemanticRun, device: torch.device
+    network: SemanticNetwork, run: TrainingRun, device: torch.device
 ) -> tuple[nn.Module, int]:
     """The network in the form that learns, of the same parameters; images that go through at once.
 
@@ -223,7 +241,7 @@ def _trained_form(
     return trained, at_once
 
 
-def _say_how_divided(run: SemanticRun, at_once: int) -> None:
+def _say_how_divided(run: TrainingRun, at_once: int) -> None:
     if at_once < len(own_share(run.batch)):
         print(
             f"{at_once} images of {len(own_share(run.batch))} fit in memory at once: each step "
@@ -238,7 +256,7 @@ def _say_how_divided(run: SemanticRun, at_once: int) -> None:
         )
 
 
-def warn_of_field_of_view(run: SemanticRun) -> None:
+def warn_of_field_of_view(run: TrainingRun) -> None:
     """Say on stderr if the classifier's outer taps would learn from padding only."""
     field = run.network.field_of_view
     if field > min(run.augmentation.crop):
@@ -258,7 +276,7 @@ class _Kept:
     """
 
     folder: Path
-    run: SemanticRun
+    run: TrainingRun
     network: SemanticNetwork
     optimizer: torch.optim.Optimizer
     categories: tuple[str, ...]
@@ -318,7 +336,7 @@ class _Kept:
         )
 
 
-def _optimizer(network: SemanticNetwork, run: SemanticRun) -> torch.optim.SGD:
+def _optimizer(network: SemanticNetwork, run: TrainingRun) -> torch.optim.SGD:
     return sgd(
         network,
         lr=run.lr,

@@ -5,7 +5,7 @@ B views, C categories, H x W pixels, h x w score cells.
 
 import copy
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numba
 import numpy as np
@@ -59,17 +59,18 @@ def predict_probabilities(
     size = image.shape[:2]
     total = torch.zeros((), device=device)
     for pixels in _scaled(image, views, device):
-        for moved in _moves(views.shifts, _stride(network)):
+        for moved in _moves(views.shifts, stride_of(network)):
             mean = view_probabilities(network, pixels, precision=precision, moved=moved)
             if views.flip:
                 mean = (mean[:1] + mean[1:].flip(3)) / 2
             total = total + _resize(mean, size)
-    _refuse_nan(total)  # waits for a GPU once for each image, as bringing the next one there does
+    refuse_nan(total)  # waits for a GPU once for each image, as bringing the next one there does
     return (total / (len(views.scales) * views.shifts**2))[0]
 
 
-def _refuse_nan(probabilities: Tensor) -> None:
-    if probabilities.sum().isnan():  # a sum needs no room, and one NaN is enough
+def refuse_nan(said: Tensor) -> None:
+    """BadInput where any number that a network gave is NaN."""
+    if said.sum().isnan():  # a sum needs no room, and one NaN is enough
         raise BadInput(f"the network says NaN: {DIVERGED}")
 
 
@@ -107,7 +108,7 @@ def view_probabilities(
     not logits, are enlarged, with half-pixel centres or aligned corners as in `labels_on_grid`.
     """
     cells = _cell_probabilities(network, pixels, precision, moved)
-    enlarged = _enlarge(cells, _stride(network), grid_of(network))
+    enlarged = _enlarge(cells, stride_of(network), grid_of(network))
     (down, right), (height, width) = moved, pixels.shape[2:]
     return enlarged[:, :, down : down + height, right : right + width]  # what was padded is cut off
 
@@ -116,20 +117,56 @@ def _cell_probabilities(
     network: nn.Module, pixels: Tensor, precision: Precision, moved: Size
 ) -> Tensor:
     """Views (B, 3, H, W) to the probabilities of their score cells (B, C, h, w) float32."""
+    return _cell_outputs(network, pixels, precision, moved).softmax(dim=1)
+
+
+def _cell_outputs(network: nn.Module, pixels: Tensor, precision: Precision, moved: Size) -> Tensor:
+    """What a network says of views (B, 3, H, W), cell by cell: (B, C, h, w) float32."""
     if network.training:
         raise ValueError("the network is in training mode; call network.eval() first")
-    stride, (down, right) = _stride(network), moved
+    stride, (down, right) = stride_of(network), moved
     height, width = pixels.shape[2] + down, pixels.shape[3] + right
     beyond = 1 if grid_of(network) == "corners" else 0  # the last cell's corner
     below, after = (beyond - height) % stride, (beyond - width) % stride
     padded = F.pad(pixels, (right, after, down, below))  # 0 is the mean colour
     padded = padded.contiguous(memory_format=torch.channels_last)
     with torch.autocast(pixels.device.type, torch.bfloat16, enabled=precision == "bf16"):
-        logits = network(padded)
-    return logits.float().softmax(dim=1)
+        outputs = network(padded)
+    return outputs.float()
 
 
-def _stride(network: nn.Module) -> int:
+@dataclass(frozen=True)
+class Cells:
+    """Numbers of the score cells of a view, and of the mirrored one if there is one."""
+
+    values: Tensor  # (1 or 2, C, h, w) float32, the mirrored one last
+    view: Size  # its pixels, H and W
+    moved: Size  # before it was given to the network
+
+
+def cells_of_views(
+    network: nn.Module,
+    image: np.ndarray,
+    *,
+    views: Views,
+    device: torch.device,
+    precision: Precision,
+) -> Iterator[Cells]:
+    """What a network says of each view of an image, before any softmax.
+
+    All arguments are those of `predict_probabilities`.
+
+    Raises:
+        ValueError: the network is in training mode.
+    """
+    for pixels in _scaled(image, views, device):
+        for moved in _moves(views.shifts, stride_of(network)):
+            values = _cell_outputs(network, pixels, precision, moved)
+            yield Cells(values, (pixels.shape[2], pixels.shape[3]), moved)
+
+
+def stride_of(network: nn.Module) -> int:
+    """Pixels per score cell of a network."""
     return int(network.stride)  # type: ignore[arg-type]
 
 
@@ -188,29 +225,12 @@ def predict_label_map(
             network, image, views=views, device=device, precision=precision
         )
         return probabilities.argmax(0).to(torch.uint8).cpu().numpy()
-    stride = _stride(network)
-    cells = [
-        Cells(
-            _cell_probabilities(network, pixels, precision, moved),
-            (pixels.shape[2], pixels.shape[3]),
-            moved,
-        )
-        for pixels in _scaled(image, views, device)
-        for moved in _moves(views.shifts, stride)
-    ]
+    said = cells_of_views(network, image, views=views, device=device, precision=precision)
+    cells = [replace(view, values=view.values.softmax(dim=1)) for view in said]
     for view in cells:
-        _refuse_nan(view.values)
+        refuse_nan(view.values)
     grid = grid_of(network)
-    return label_map_of_cells(cells, stride=stride, grid=grid, size=image.shape[:2])
-
-
-@dataclass(frozen=True)
-class Cells:
-    """Probabilities of the score cells of a view, and of the mirrored one if there is one."""
-
-    values: Tensor  # (1 or 2, C, h, w) float32, the mirrored one last
-    view: Size  # its pixels, H and W
-    moved: Size  # before it was given to the network
+    return label_map_of_cells(cells, stride=stride_of(network), grid=grid, size=image.shape[:2])
 
 
 @torch.inference_mode()
@@ -224,7 +244,7 @@ def label_map_of_cells(
     image is summed and compared, so that (C, H, W) numbers are never kept.
 
     Args:
-        all_views: of the image; each counts the same.
+        all_views: probabilities of each view of the image; each counts the same.
         stride: pixels of a view per cell. grid: where these lie. size: H, W of the image.
 
     Returns:

@@ -12,13 +12,13 @@ from torch import Tensor, nn
 
 from pipeline.errors import BadInput
 from pipeline.parallel import neighbours
-from pipeline.params import SemanticRun
+from pipeline.params import TrainingRun
 
 GIB = 2**30
 SIDE = 64  # pixels; a multiple of every stride
 
 
-def need_memory(network: nn.Module, run: SemanticRun, images: int) -> None:
+def need_memory(network: nn.Module, run: TrainingRun, images: int) -> None:
     """BadInput where a step on a CPU needs more than all of the machine's memory.
 
     The system would kill it without a word. Counted is what an image of a small crop keeps for the
@@ -61,7 +61,7 @@ def bytes_kept(run: Callable[[], object], left_out: Iterable[Tensor]) -> int:
     return sum(storage.nbytes() for storage in kept.values())
 
 
-def _smaller(run: SemanticRun) -> str:
+def _smaller(run: TrainingRun) -> str:
     crop = "x".join(str(side) for side in run.augmentation.crop)
     return (
         f"choose a smaller augmentation.crop (it is {crop}) or batch (it is {run.batch}), a larger "
@@ -70,7 +70,7 @@ def _smaller(run: SemanticRun) -> str:
 
 
 @contextmanager
-def memory_as_input(run: SemanticRun) -> Iterator[None]:
+def memory_as_input(run: TrainingRun) -> Iterator[None]:
     """BadInput where an allocation fails: of torch, numpy, OpenCV, here or in a worker process."""
     said = ("can't allocate memory", "out of memory", "Insufficient memory", "Unable to allocate")
     try:

@@ -473,15 +473,14 @@ class Augmentation:
 
 
 @dataclass(frozen=True)
-class SemanticRun:
-    """A semantic network trained by masks."""
+class TrainingRun:
+    """What every training says."""
 
     dataset: str
     split: str
     init: str
     network: Network
     augmentation: Augmentation
-    bootstrapping: Bootstrapping
     batch: int
     epochs: int
     lr: float
@@ -494,6 +493,13 @@ class SemanticRun:
     seed: int
     precision: Precision
     threads: int  # of the processor, while training and predicting; 0: all there are
+
+
+@dataclass(frozen=True)
+class SemanticRun(TrainingRun):
+    """A semantic network trained by masks."""
+
+    bootstrapping: Bootstrapping
 
 
 @dataclass(frozen=True)
@@ -538,10 +544,71 @@ class BoxSupRun(SemanticRun):
 
 
 @dataclass(frozen=True)
-class InstanceRun:
-    """Reserved for localisation networks: none can be declared yet."""
+class StandardisedTargets:
+    """Offsets and sizes less their means, by their deviations, over the training pixels."""
 
-    dataset: str
+    kind: Literal["standardise"]
+
+
+@dataclass(frozen=True)
+class ScaledTargets:
+    """Offsets and sizes in units of so many pixels."""
+
+    kind: Literal["scale"]
+    pixels: float
+
+
+@dataclass(frozen=True)
+class LogSizeTargets:
+    """As of `StandardisedTargets`, with the logarithms of height and width."""
+
+    kind: Literal["log_wh"]
+
+
+Targets = StandardisedTargets | ScaledTargets | LogSizeTargets
+
+
+@dataclass(frozen=True)
+class EqualWeights:
+    """Every pixel counts the same."""
+
+    kind: Literal["off"]
+
+
+@dataclass(frozen=True)
+class SizeWeights:
+    """A pixel counts (height x width of its object) ** -alpha, 1 on average, then bounded."""
+
+    kind: Literal["size"]
+    alpha: float
+    lowest: float
+    highest: float
+
+
+Weighting = EqualWeights | SizeWeights
+
+
+@dataclass(frozen=True)
+class IouMinKept:
+    """Pixels whose box overlaps the true one by at most `iou`, never fewer than `keep`."""
+
+    kind: Literal["iou_minkept"]
+    iou: float
+    keep: int
+    scope: Literal["crop", "device_batch"]  # among whose cells; the batch of all processes
+
+
+BoxBootstrapping = AllPixels | TopK | IouMinKept  # of TopK the hardest are those of least overlap
+
+
+@dataclass(frozen=True)
+class InstanceRun(TrainingRun):
+    """A localisation network: at each pixel of an object, where that object's box is."""
+
+    bootstrapping: BoxBootstrapping
+    targets: Targets
+    weighting: Weighting
+    beta: float  # of the smooth L1 loss: where it turns from a square to a line
 
 
 # --- evaluations -------------------------------------------------------------------------------
@@ -575,13 +642,62 @@ Crf = Literal["none"] | DenseCrf
 
 
 @dataclass(frozen=True)
+class RegionIou:
+    """A mask is dropped where one of more confidence overlaps it by `iou` or more."""
+
+    kind: Literal["iou"]
+    iou: float
+
+
+@dataclass(frozen=True)
+class AnyOverlap:
+    """A mask is dropped where one of more confidence shares any pixel with it."""
+
+    kind: Literal["any_overlap"]
+
+
+RegionNms = RegionIou | AnyOverlap
+
+
+@dataclass(frozen=True)
+class BoxInstances:
+    """Objects from the boxes that pixels vote for: `pipeline.instances`."""
+
+    kind: Literal["boxes"]
+    vote_stride: int  # pixels from one vote to the next
+    top_masks: int  # n: pixels where a category is among the n best are its n-th mask
+    min_probability: float  # pixels where a category is less probable are in none of its masks
+    nms_iou: float  # a box that overlaps a better one so much votes for the same object
+    region_nms: RegionNms
+    min_pixels: int  # smaller masks are dropped
+
+
+@dataclass(frozen=True)
+class ComponentInstances:
+    """Objects are the connected components of the label map: what boxes have to beat."""
+
+    kind: Literal["components"]
+    min_pixels: int  # smaller ones are dropped
+
+
+Instances = Literal["none"] | BoxInstances | ComponentInstances
+
+
+@dataclass(frozen=True)
 class Evaluation:
+    """How networks are tested.
+
+    Where objects are found (`instances`), `model: none` puts the true masks in the place of a
+    semantic network, and `localization: none` the true boxes in that of a localisation network.
+    """
+
     model: str
     localization: str
     dataset: str
     split: str
     views: Views
     crf: Crf
+    instances: Instances
     stands_for: tuple[str, ...]  # rows of reports/paper.csv: "wu2016/Table 7/1"
 
 

@@ -10,13 +10,16 @@ from typing import Any
 from pipeline.errors import BadInput
 from pipeline.params import (
     BoostedEdges,
+    BoxInstances,
     BoxSupLabels,
     BoxSupRun,
     Bsds500Dataset,
     ContourForest,
     Dataset,
     Deeplab,
+    DenseCrf,
     Edges,
+    Evaluation,
     Fcrn,
     FileWeights,
     Forest,
@@ -24,11 +27,16 @@ from pipeline.params import (
     ProposalSet,
     RankingForest,
     SavedEdges,
-    SemanticRun,
+    TrainingRun,
     Weights,
 )
 
 NAME = re.compile(r"[a-z0-9_]+")
+STARTS = {  # from the models of which sections each may start
+    "semantic": ("weights", "semantic", "boxsup"),
+    "boxsup": ("weights", "semantic", "boxsup"),
+    "instance": ("weights", "instance"),
+}
 
 
 def check_names(params: Params) -> None:
@@ -58,28 +66,46 @@ def check_names(params: Params) -> None:
                 "after its method and dataset"
             )
         _check_proposals(f"proposals.{name}", entry, params, known)
-    for section, runs in (("semantic", params.semantic), ("boxsup", params.boxsup)):
-        for name, run in runs.items():
+    for section, starts in STARTS.items():
+        there = [model for model, of in models.items() if of in starts]
+        for name, run in getattr(params, section).items():
             known(f"{section}.{name}.dataset", run.dataset, params.datasets)
-            known(f"{section}.{name}.init", run.init, [m for m in models if m != name])
+            known(f"{section}.{name}.init", run.init, [m for m in there if m != name])
             _check_sample_name(f"{section}.{name}", name, params.datasets[run.dataset])
             _check_labelled(f"{section}.{name}", params.datasets[run.dataset])
     for name, run in params.boxsup.items():
         methods = [p.method for p in params.proposals.values() if p.dataset == run.dataset]
         known(f"boxsup.{name}.proposals", run.proposals, methods)
-    trained = [m for m, section in models.items() if section in ("semantic", "boxsup")]
     for name, evaluation in params.evaluations.items():
-        known(f"evaluations.{name}.model", evaluation.model, trained)
-        if evaluation.localization == "none" and "none" not in params.weights:
-            raise BadInput(
-                f"evaluations.{name}.localization is 'none'; add weights.none: {{kind: none}}, "
-                "the empty model that it stands for"
-            )
-        localizations = ["none", *params.instance]
-        known(f"evaluations.{name}.localization", evaluation.localization, localizations)
-        known(f"evaluations.{name}.dataset", evaluation.dataset, params.datasets)
-        _check_sample_name(f"evaluations.{name}", name, params.datasets[evaluation.dataset])
-        _check_labelled(f"evaluations.{name}", params.datasets[evaluation.dataset])
+        where = f"evaluations.{name}"
+        _check_models(where, evaluation, params, known)
+        known(f"{where}.dataset", evaluation.dataset, params.datasets)
+        _check_sample_name(where, name, params.datasets[evaluation.dataset])
+        _check_labelled(where, params.datasets[evaluation.dataset])
+
+
+def _check_models(where: str, entry: Evaluation, params: Params, known: Callable) -> None:
+    """Only where votes for boxes are counted can the truth stand in for a network."""
+    by_boxes = isinstance(entry.instances, BoxInstances)
+    no_model = ["none"] if by_boxes else []
+    known(f"{where}.model", entry.model, [*params.semantic, *params.boxsup, *no_model])
+    known(f"{where}.localization", entry.localization, ["none", *params.instance])
+    if entry.localization != "none" and not by_boxes:
+        raise BadInput(
+            f"{where}.localization is {entry.localization!r}, but it asks no network for boxes; "
+            "give it instances of the kind boxes, or localization: none"
+        )
+    if "none" in (entry.model, entry.localization) and "none" not in params.weights:
+        slot = "localization" if entry.localization == "none" else "model"
+        raise BadInput(
+            f"{where}.{slot} is 'none'; add weights.none: {{kind: none}}, "
+            "the empty model that it stands for"
+        )
+    if isinstance(entry.crf, DenseCrf) and entry.instances != "none":
+        raise BadInput(
+            f"{where}.crf and .instances: objects are found in what the network says, before a "
+            "CRF; set one of them to none"
+        )
 
 
 def _forests(params: Params, kind: type) -> list[str]:
@@ -208,6 +234,17 @@ _RANGES: dict[str, tuple[float, float]] = {
     "gaussian_xy": (1e-3, 1e6),
     "DenseCrf.iterations": (1, 1000),
     "prune": (0, 1),
+    "pixels": (1e-3, math.inf),
+    "alpha": (0, 4),
+    "lowest": (0, 1),
+    "highest": (1, math.inf),
+    "beta": (1e-6, math.inf),
+    "iou": (1e-9, 1),
+    "vote_stride": (1, 64),
+    "top_masks": (1, 100),
+    "min_probability": (0, 1),
+    "nms_iou": (1e-9, 1),
+    "min_pixels": (0, math.inf),
 }
 
 
@@ -221,8 +258,8 @@ def check_values(params: Params) -> None:
     for name, start in params.weights.items():
         if isinstance(start, FileWeights):
             _check_file(f"weights.{name}", start)
-    for section, runs in (("semantic", params.semantic), ("boxsup", params.boxsup)):
-        for name, run in runs.items():
+    for section in STARTS:
+        for name, run in getattr(params, section).items():
             _check_run(f"{section}.{name}", run, params)
     for name, evaluation in params.evaluations.items():
         scales = evaluation.views.scales
@@ -270,7 +307,7 @@ def _check_file(where: str, start: FileWeights) -> None:
         )
 
 
-def _check_run(where: str, run: SemanticRun, params: Params) -> None:
+def _check_run(where: str, run: TrainingRun, params: Params) -> None:
     network, crop, scale = run.network, run.augmentation.crop, run.augmentation.scale
     if isinstance(network, Fcrn) and network.kernel % 2 == 0:
         raise BadInput(f"{where}.network.kernel is {network.kernel}; expected an odd number")
@@ -286,14 +323,14 @@ def _check_run(where: str, run: SemanticRun, params: Params) -> None:
         )
     if not 0 < scale[0] <= scale[1] < math.inf:
         raise BadInput(f"{where}.augmentation.scale is {list(scale)}; expected 0 < low <= high")
-    start = (params.weights | params.semantic | params.boxsup)[run.init]
-    depth = start.network.depth if isinstance(start, SemanticRun) else getattr(start, "depth", None)
+    start = (params.weights | params.semantic | params.boxsup | params.instance)[run.init]
+    depth = start.network.depth if isinstance(start, TrainingRun) else getattr(start, "depth", None)
     if depth not in (None, network.depth):
         raise BadInput(
             f"{where}.init is {run.init!r}, a network of depth {depth}; "
             f"the run's has depth {network.depth}"
         )
-    if isinstance(network, Deeplab) and isinstance(start, SemanticRun):
+    if isinstance(network, Deeplab) and isinstance(start, TrainingRun):
         if start.network.kind != network.kind:
             raise BadInput(
                 f"{where}.init is {run.init!r}, of kind {start.network.kind}; the run's network "
@@ -304,7 +341,7 @@ def _check_run(where: str, run: SemanticRun, params: Params) -> None:
 
 
 def _check_label_steps(
-    where: str, run: BoxSupRun, estimator: BoxSupLabels, start: Weights | SemanticRun
+    where: str, run: BoxSupRun, estimator: BoxSupLabels, start: Weights | TrainingRun
 ) -> None:
     network = run.network
     if run.proposals == "none":
@@ -313,7 +350,7 @@ def _check_label_steps(
             "method of `proposals:`, or take the estimator {kind: rectangles}"
         )
     if isinstance(network, Deeplab):
-        if estimator.lam > 0 and estimator.lam_start == 0 and not isinstance(start, SemanticRun):
+        if estimator.lam > 0 and estimator.lam_start == 0 and not isinstance(start, TrainingRun):
             raise BadInput(
                 f"{where}.estimator.lam_start is 0; the last layer of a {network.kind} is drawn at "
                 "random and would be asked before it has learnt: expected at least 1"

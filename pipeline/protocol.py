@@ -4,7 +4,7 @@ A setting has one name on both sides: `settings` gives ours, reports/paper_rows.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,24 +14,26 @@ from pipeline.params import (
     ONE_VIEW,
     AllPixels,
     Bootstrapping,
+    BoxBootstrapping,
+    BoxInstances,
     BoxSupLabels,
     BoxSupRun,
     Bsds500Dataset,
     CityscapesDataset,
     CocoDataset,
+    ComponentInstances,
     ContextDataset,
-    Crf,
     CropWeights,
     Dataset,
     Deeplab,
     DeeplabLargeFov,
-    DenseCrf,
     Evaluation,
     FcrnExtended,
     FileWeights,
     FolderDataset,
     GrabCut,
     ImagenetWeights,
+    InstanceRun,
     MixtureDataset,
     Network,
     NoWeights,
@@ -41,11 +43,12 @@ from pipeline.params import (
     SampleDataset,
     SbdDataset,
     SemanticRun,
+    SizeWeights,
     TopK,
-    Views,
     Voc2007Dataset,
     Voc2012Dataset,
 )
+from pipeline.wording import bootstrapping_text
 
 # How a setting that is not the paper's is told; any other: "<setting> <ours> instead of <theirs>".
 DEPARTURES = {
@@ -68,7 +71,38 @@ DEPARTURES = {
     "round_epochs": "new labels every {ours} epoch(s) instead of {theirs}",
     "top_k": "drawn from the {ours} cheapest candidates instead of {theirs}",
     "lr": "learning rate {ours} instead of {theirs}",
+    "score_maps": "score maps from {ours} instead of {theirs}",
+    "boxes": "boxes from {ours} instead of {theirs}",
+    "localization_train": "localisation network trained on the split {ours} instead of {theirs}",
+    "localization_train_images": (
+        "localisation network trained on {ours} of the {theirs} official images"
+    ),
+    "localization_init": "localisation network started from {ours} instead of {theirs} weights",
+    "localization_network": "localisation network {ours} instead of {theirs}",
+    "localization_depth": "depth of the localisation network {ours} instead of {theirs}",
+    "localization_bootstrapping": (
+        "bootstrapping of the localisation network {ours} instead of {theirs}"
+    ),
+    "localization_weighting": "weights by the sizes of objects {ours} instead of {theirs}",
 }
+
+Run = SemanticRun | InstanceRun
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A network that is trained here, and what it learnt from."""
+
+    name: str
+    section: str  # of params.yaml that holds the run: semantic, boxsup or instance
+    run: Run
+    trained_on: Dataset
+    init: str  # where the run started, in words
+    origin: str  # where the first of all that it started from did
+    images: tuple[int, int] | None  # that the run learns from: by masks, by boxes
+    proposals: ProposalSet | None = None  # that a run on boxes, or its start, chooses from
+    learnt_from: tuple[str, ...] = ()  # what people drew, from which these have learnt
+    before: tuple[tuple[Run, Dataset], ...] = ()  # trained first, and on what, in order
 
 
 @dataclass(frozen=True)
@@ -77,16 +111,9 @@ class Measured:
 
     name: str
     entry: Evaluation
-    run: SemanticRun | BoxSupRun
-    section: str  # of params.yaml that holds the run: semantic or boxsup
     tested_on: Dataset
-    trained_on: Dataset
-    init: str  # where the run started, in words
-    origin: str  # where the first of all that it started from did
-    images: tuple[int, int] | None  # that the run learns from: by masks, by boxes
-    proposals: ProposalSet | None = None  # that a run on boxes, or its start, chooses from
-    learnt_from: tuple[str, ...] = ()  # what people drew, from which these have learnt
-    before: tuple[tuple[SemanticRun, Dataset], ...] = ()  # trained first, and on what, in order
+    semantic: Trained | None  # None: the true masks stand in for it
+    localization: Trained | None = None  # None: none is asked, or true boxes stand in for it
     values: Mapping[tuple[str, str, float | None], float] = field(default_factory=dict)
 
     def value(self, metric: str, category: str = "", at: float | None = None) -> float | None:
@@ -97,6 +124,21 @@ class Measured:
     @property
     def drawn(self) -> bool:
         return isinstance(_with_masks(self.tested_on), SampleDataset)
+
+    @property
+    def finds_objects(self) -> bool:
+        return self.entry.instances != "none"
+
+    @property
+    def asks_truth(self) -> bool:
+        """Whether the truth stands in for a network: pixel by pixel, whatever the stride."""
+        by_boxes = isinstance(self.entry.instances, BoxInstances)
+        return by_boxes and None in (self.semantic, self.localization)
+
+    @property
+    def networks(self) -> list[Trained]:
+        """The trained networks that it asks."""
+        return [network for network in (self.semantic, self.localization) if network is not None]
 
 
 def gather(
@@ -111,44 +153,76 @@ def gather(
             another dataset or split, has no numbers.
         images: {run: images that it learns from by masks, by boxes}; a run may be missing.
     """
-    gathered = []
-    for name, entry in params.evaluations.items():
-        section = "semantic" if entry.model in params.semantic else "boxsup"
-        run = getattr(params, section)[entry.model]
-        before = _before(params, run)
-        boxed = _boxed(run, before)
-        proposals = proposals_of(params, boxed) if boxed else None
-        gathered.append(
-            Measured(
-                name=name,
-                entry=entry,
-                run=run,
-                section=section,
-                tested_on=params.datasets[entry.dataset],
-                trained_on=params.datasets[run.dataset],
-                init=_init_text(params, run.init),
-                origin=_init_text(params, (before[0][0] if before else run).init),
-                images=images.get(entry.model),
-                proposals=proposals,
-                learnt_from=_learnt_from(params, proposals) if proposals else (),
-                before=before,
-                values=_current_values(entry, metrics.get(name)),
-            )
+    return [
+        Measured(
+            name=name,
+            entry=entry,
+            tested_on=params.datasets[entry.dataset],
+            semantic=_trained(params, entry.model, images),
+            localization=_trained(params, entry.localization, images),
+            values=_current_values(entry, metrics.get(name)),
         )
-    return gathered
+        for name, entry in params.evaluations.items()
+    ]
 
 
-def _before(params: Params, run: SemanticRun) -> tuple[tuple[SemanticRun, Dataset], ...]:
+def trained_runs(params: Params) -> dict[str, tuple[str, Run]]:
+    """{name: (its section, the run)} of all that is trained."""
+    sections: tuple[tuple[str, Mapping[str, Run]], ...] = (
+        ("semantic", params.semantic),
+        ("boxsup", params.boxsup),
+        ("instance", params.instance),
+    )
+    return {name: (section, run) for section, runs in sections for name, run in runs.items()}
+
+
+def _trained(params: Params, name: str, images: Mapping[str, tuple[int, int]]) -> Trained | None:
+    """What is known of a run; None for the name "none"."""
+    runs = trained_runs(params)
+    if name not in runs:
+        return None
+    section, run = runs[name]
+    before = _before(params, run)
+    boxed = _boxed(run, before)
+    proposals = proposals_of(params, boxed) if boxed else None
+    return Trained(
+        name=name,
+        section=section,
+        run=run,
+        trained_on=params.datasets[run.dataset],
+        init=_init_text(params, run.init),
+        origin=_init_text(params, (before[0][0] if before else run).init),
+        images=images.get(name),
+        proposals=proposals,
+        learnt_from=_learnt_from(params, proposals) if proposals else (),
+        before=before,
+    )
+
+
+def by_images(gathered: Sequence[Measured]) -> dict[tuple[str, str], list[Measured]]:
+    """{(dataset, split): the evaluations on it}."""
+    groups: dict[tuple[str, str], list[Measured]] = {}
+    for m in gathered:
+        groups.setdefault((m.entry.dataset, m.entry.split), []).append(m)
+    return groups
+
+
+def images_key(measured: Measured) -> str:
+    """Names the images of an evaluation: dataset and split."""
+    return f"{measured.entry.dataset}_{measured.entry.split}"
+
+
+def _before(params: Params, run: Run) -> tuple[tuple[Run, Dataset], ...]:
     """The runs that a run started from, one after another, the first one first."""
-    trained: dict[str, SemanticRun] = {**params.semantic, **params.boxsup}
-    found: list[SemanticRun] = []
+    trained = {name: run for name, (_, run) in trained_runs(params).items()}
+    found: list[Run] = []
     while run.init in trained and trained[run.init] not in found:
         run = trained[run.init]
         found.insert(0, run)
     return tuple((start, params.datasets[start.dataset]) for start in found)
 
 
-def _boxed(run: SemanticRun, before: tuple[tuple[SemanticRun, Dataset], ...]) -> BoxSupRun | None:
+def _boxed(run: Run, before: tuple[tuple[Run, Dataset], ...]) -> BoxSupRun | None:
     """The run itself, or the last of those that it started from, that learns from boxes."""
     runs = (run, *(start for start, _ in reversed(before)))
     return next((r for r in runs if isinstance(r, BoxSupRun)), None)
@@ -232,45 +306,51 @@ def _training_split(dataset: Dataset, split: str) -> str:
     return " + ".join([dataset.split, *added] if split == "mixed" else added)
 
 
-def _training_splits(measured: Measured) -> str:
+def _training_splits(network: Trained) -> str:
     """The same of all that a run started from, and of it."""
-    runs = [*measured.before, (measured.run, measured.trained_on)]
+    runs = [*network.before, (network.run, network.trained_on)]
     return ", then ".join(_training_split(dataset, run.split) for run, dataset in runs)
 
 
 # --- words for settings ------------------------------------------------------------------------
 def supervision_text(measured: Measured) -> str:
-    """What its run learns from: mask, box (how its masks are estimated), or semi; then before."""
-    text = _own_supervision(measured)
-    for run, dataset in measured.before:
+    """What its semantic network learns from: `network_supervision`; or that there is none."""
+    network = measured.semantic
+    return "true masks" if network is None else network_supervision(network)
+
+
+def network_supervision(network: Trained) -> str:
+    """What it learns from: mask, box (how its masks are estimated), or semi; then before."""
+    text = _own_supervision(network)
+    for run, dataset in network.before:
         text += f", after {amount_of_masks(run)} on {source_text(dataset)}"
     return text
 
 
-def _own_supervision(measured: Measured) -> str:
-    run = measured.run
+def _own_supervision(network: Trained) -> str:
+    run = network.run
     if not isinstance(run, BoxSupRun):
         return "mask"
     estimator = run.estimator
     if isinstance(estimator, BoxSupLabels):
         lam = f", lambda {estimator.lam:g}"
         how = f"BoxSup, {run.proposals}, top-{estimator.top_k}{lam}"
-        if measured.learnt_from:
-            how += f"; candidates learnt from {' and '.join(measured.learnt_from)}"
+        if network.learnt_from:
+            how += f"; candidates learnt from {' and '.join(network.learnt_from)}"
     else:
         how = "GrabCut" if isinstance(estimator, GrabCut) else "rectangles"
     return f"{amount_of_masks(run)} ({how})"
 
 
-def amount_of_masks(run: SemanticRun | BoxSupRun) -> str:
+def amount_of_masks(run: Run) -> str:
     if not isinstance(run, BoxSupRun):
         return "mask"
     return "box" if run.mask_split == "none" else "semi"
 
 
-def _amount_with_start(measured: Measured) -> str:
+def _amount_with_start(network: Trained) -> str:
     """The same, of a run and all that it started from."""
-    amounts = {amount_of_masks(run) for run in (measured.run, *(r for r, _ in measured.before))}
+    amounts = {amount_of_masks(run) for run in (network.run, *(r for r, _ in network.before))}
     return amounts.pop() if len(amounts) == 1 else "semi"
 
 
@@ -306,40 +386,7 @@ def network_cells(network: Network) -> tuple[str, ...]:
     )
 
 
-def bootstrapping_text(bootstrapping: Bootstrapping) -> str:
-    """Which pixels a run learns from."""
-    if isinstance(bootstrapping, AllPixels):
-        return "all pixels"
-    per = "crop" if bootstrapping.scope == "crop" else "batch"
-    if isinstance(bootstrapping, TopK):
-        return f"hardest {bootstrapping.keep} per {per}"
-    return f"p <= {bootstrapping.threshold:g}, at least {bootstrapping.keep} per {per}"
-
-
-def views_text(views: Views) -> str:
-    """The views whose probabilities are averaged."""
-    text = ", ".join(f"{scale:g}" for scale in views.scales)
-    text += " + flipped" * views.flip
-    return text if views.shifts == 1 else f"{text}, at {views.shifts} x {views.shifts} shifts"
-
-
-def crf_text(crf: Crf) -> str:
-    """The CRF that follows, or none."""
-    if not isinstance(crf, DenseCrf):
-        return "none"
-    near_and_alike = f"{crf.bilateral_weight:g} ({crf.bilateral_xy:g} px, {crf.bilateral_rgb:g})"
-    near = f"{crf.gaussian_weight:g} ({crf.gaussian_xy:g} px)"
-    text = f"yes: {near_and_alike} + {near}, {crf.iterations} rounds"
-    return f"{text}, pruned at {crf.prune:g}" if crf.prune else text
-
-
-def testing_text(entry: Evaluation) -> str:
-    """How label maps are made of what a network says: views, and a CRF if one follows."""
-    text = views_text(entry.views)
-    return text if entry.crf == "none" else f"{text}, then a CRF"
-
-
-def proposals_of(params: Params, run: SemanticRun | BoxSupRun) -> ProposalSet | None:
+def proposals_of(params: Params, run: Run) -> ProposalSet | None:
     """The candidates among which a run chooses; None where it does not choose."""
     if not (isinstance(run, BoxSupRun) and isinstance(run.estimator, BoxSupLabels)):
         return None
@@ -376,18 +423,30 @@ def _init_text(params: Params, name: str) -> str:
 # --- departures from the papers ----------------------------------------------------------------
 def settings(measured: Measured) -> dict[str, str]:
     """The settings of an evaluation under the names of reports/paper_rows.csv."""
-    run, entry = measured.run, measured.entry
+    entry = measured.entry
     found: dict[str, Any] = {
         "dataset": _dataset_name(_with_masks(measured.tested_on)),
         "split": entry.split,
         "images": measured.value("num_images"),
-        "train": _training_splits(measured),
-        "train_images": sum(measured.images) if measured.images and not measured.before else None,
-        "init": measured.origin,
-        "network": network_text(run.network),
-        "supervision": _amount_with_start(measured),
         "crf": "no" if entry.crf == "none" else "yes",
         "views": "one" if entry.views == ONE_VIEW else "several",
+    }
+    if measured.semantic is not None:
+        found |= _semantic_settings(measured.semantic)
+    if measured.finds_objects:
+        found |= _object_settings(measured)
+    return {
+        name: f"{value:g}" if isinstance(value, float) else str(value)
+        for name, value in found.items()
+        if value is not None
+    }
+
+
+def _semantic_settings(network: Trained) -> dict[str, Any]:
+    run = network.run
+    found = {
+        **_start_settings(network),
+        "supervision": _amount_with_start(network),
         "depth": run.network.depth,
         "stride": run.network.stride,
         "kernel": run.network.kernel,
@@ -398,19 +457,44 @@ def settings(measured: Measured) -> dict[str, str]:
         "batch": run.batch,
         "lr": run.lr,
     }
-    if boxed := _boxed(run, measured.before):
-        found |= _box_settings(boxed, measured.proposals)
-    if isinstance(run, BoxSupRun):
-        if run.mask_split != "none" and measured.images:
-            found["mask_images"] = measured.images[0]
+    if boxed := _boxed(run, network.before):
+        found |= _box_settings(boxed, network.proposals)
+    if isinstance(run, BoxSupRun) and run.mask_split != "none" and network.images:
+        found["mask_images"] = network.images[0]
+    return found
+
+
+def _start_settings(network: Trained) -> dict[str, Any]:
     return {
-        name: f"{value:g}" if isinstance(value, float) else str(value)
-        for name, value in found.items()
-        if value is not None
+        "train": _training_splits(network),
+        "train_images": sum(network.images) if network.images and not network.before else None,
+        "init": network.origin,
+        "network": network_text(network.run.network),
     }
 
 
-def _kept(bootstrapping: Bootstrapping) -> str:
+def _object_settings(measured: Measured) -> dict[str, Any]:
+    """Where score maps and boxes are from; the localisation network's settings, named as such."""
+    network, components = measured.localization, measured.entry.instances
+    if network is not None:
+        boxes = "a network"
+    elif isinstance(components, ComponentInstances):
+        boxes = "connected components"
+    else:
+        boxes = "true boxes"
+    found = {"score_maps": "a network" if measured.semantic else "true masks", "boxes": boxes}
+    if network is None or not isinstance(network.run, InstanceRun):
+        return found
+    of_network = {
+        **_start_settings(network),
+        "depth": network.run.network.depth,
+        "bootstrapping": "off" if isinstance(network.run.bootstrapping, AllPixels) else "on",
+        "weighting": "on" if isinstance(network.run.weighting, SizeWeights) else "off",
+    }
+    return found | {f"localization_{name}": value for name, value in of_network.items()}
+
+
+def _kept(bootstrapping: Bootstrapping | BoxBootstrapping) -> str:
     if isinstance(bootstrapping, AllPixels):
         return "off"
     if isinstance(bootstrapping, TopK) and bootstrapping.scope == "crop":

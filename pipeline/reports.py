@@ -1,4 +1,4 @@
-"""Tables of measured numbers -> Markdown and JSON. Fractions come in; percent is made only here.
+"""Tables of measured numbers -> Markdown and JSON.
 
 A number never stands without its protocol, a missing one is a dash, and numbers from drawn images
 have a section of their own, away from the papers' numbers.
@@ -8,148 +8,52 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
 from pipeline.errors import BadInput
+from pipeline.instance_reports import (
+    JSON_OVERLAPS,
+    ObjectPictures,
+    localization_card,
+    object_numbers,
+    object_sections,
+)
+from pipeline.markdown import (
+    DASH,
+    count,
+    figure_link,
+    flat_text,
+    markdown_table,
+    percent,
+    settings_of_row,
+    stands_for_text,
+)
+from pipeline.paper_tables import METRICS, paper_sections
 from pipeline.params import Params, SampleDataset
 from pipeline.protocol import (
     NETWORK_HEAD,
     Measured,
-    bootstrapping_text,
-    crf_text,
+    Trained,
+    by_images,
     departures,
+    images_key,
     network_cells,
     source_text,
     supervision_text,
     terms_text,
-    testing_text,
-    values_of,
-    views_text,
 )
+from pipeline.wording import bootstrapping_text, crf_text, testing_text, views_text
 
-DASH = "–"
 MAX_COLUMNS = 25  # of categories: VOC has 21
-PAPERS = {"wu2016": "Wu et al. 2016", "dai2015": "Dai et al. 2015", "slides": "Lecture slides"}
-METRICS = {
-    "pixel_accuracy": "pixel acc.",
-    "mean_accuracy": "mean acc.",
-    "mean_iou": "mean IoU",
-    "iou": "IoU",
-}
 
 
-# --- Markdown ----------------------------------------------------------------------------------
-def percent(value: float | None) -> str:
-    """Percent with two decimals; a dash for what is missing."""
-    return DASH if value is None or math.isnan(value) else f"{100 * value:.2f}"
-
-
-def markdown_table(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
-    """A table; `|` within a cell is escaped, None becomes a dash."""
-    lines = [head, ["---"] * len(head), *rows]
-    cells = [[DASH if c is None else str(c).replace("|", r"\|") for c in line] for line in lines]
-    return "\n".join("| " + " | ".join(line) + " |" for line in cells) + "\n"
-
-
-def paper_sections(
-    gathered: Sequence[Measured], paper: pd.DataFrame, paper_rows: pd.DataFrame
-) -> str:
-    """A table for each table of a paper that an evaluation on real data stands for.
-
-    Raises:
-        BadInput: an evaluation, on real data or drawn, stands for a row that is not in paper.csv.
-    """
-    wanted: dict[tuple[str, str], list[tuple[int, Measured]]] = {}
-    for measured in gathered:
-        for text in measured.entry.stands_for:
-            name, table, row = paper_row(text, paper, measured.name)
-            if not measured.drawn:
-                wanted.setdefault((name, table), []).append((row, measured))
-    parts = []
-    order = list(PAPERS)
-    for name, table in sorted(wanted, key=lambda key: (order.index(key[0]), key[1])):
-        pairs = sorted(wanted[name, table], key=lambda pair: pair[0])
-        printed = paper[(paper["paper"] == name) & (paper["table"] == table)]
-        their_settings = paper_rows[(paper_rows["paper"] == name) & (paper_rows["table"] == table)]
-        parts.append(f"### {PAPERS[name]}, {table}\n")
-        parts.append(_paper_table(pairs, printed, their_settings))
-    return "\n".join(parts)
-
-
-PAPER_HEAD = (
-    "row", "metric", "paper", "ours", "difference", "evaluation", "dataset", "split", "images",
-    "views", "CRF", "supervision", *NETWORK_HEAD, "parameters", "data", "notes",
-)  # fmt: skip
-
-
-def _paper_table(
-    pairs: Sequence[tuple[int, Measured]], printed: pd.DataFrame, their_settings: pd.DataFrame
-) -> str:
-    notes: list[str] = []
-    rows = []
-    for row, measured in pairs:
-        chosen = their_settings[their_settings["row"] == row]
-        theirs = dict(zip(chosen["setting"], chosen["value"], strict=True))
-        found = departures(measured, theirs)
-        notes += [note for note in found if note not in notes]
-        numbers = ", ".join(str(1 + notes.index(note)) for note in found)
-        entry = measured.entry
-        protocol = [
-            measured.name,
-            entry.dataset,
-            entry.split,
-            _count(measured.value("num_images")),
-            views_text(entry.views),
-            crf_text(entry.crf),
-            supervision_text(measured),
-            *network_cells(measured.run.network),
-            f"`{measured.section}.{entry.model}`",
-            source_text(measured.tested_on),
-            numbers,
-        ]
-        for (metric, category, at), their in values_of(printed[printed["row"] == row]).items():
-            ours = measured.value(metric, category, at)
-            label = f"{row}: {theirs.get('method', '')}".rstrip(": ")
-            rows.append([label, _metric_text(metric, category, at), percent(their), percent(ours)])
-            rows[-1] += [DASH if ours is None else f"{100 * (ours - their):+.2f}", *protocol]
-    text = markdown_table(PAPER_HEAD, rows)
-    return text + "".join(f"\n{i}. {note}" for i, note in enumerate(notes, 1)) + "\n"
-
-
-def _metric_text(metric: str, category: str, at: float | None) -> str:
-    text = METRICS.get(metric, metric) + (f" {category}" if category else "")
-    return text + (f" at {at:g}" if at is not None else "") + ", %"
-
-
-def _count(value: float | None) -> str:
-    return DASH if value is None else f"{round(value):,}"
-
-
-def paper_row(text: str, paper: pd.DataFrame, evaluation: str) -> tuple[str, str, int]:
-    """A row of paper.csv that "paper/table/row" names.
-
-    Raises:
-        BadInput: there is no such row; the message names the evaluation and the tables there are.
-    """
-    parts = text.split("/")
-    if len(parts) == 3 and parts[2].isdigit():
-        name, table, row = parts[0], parts[1], int(parts[2])
-        found = (paper["paper"] == name) & (paper["table"] == table) & (paper["row"] == row)
-        if found.any():
-            return name, table, row
-    known = sorted({f"{p}/{t}/..." for p, t in zip(paper["paper"], paper["table"], strict=True)})
-    raise BadInput(
-        f"params.yaml: evaluations.{evaluation}.stands_for names {text!r}, which is no row of "
-        f"reports/paper.csv; write PAPER/TABLE/ROW, of {', '.join(known)}"
-    )
-
-
+# --- tables ------------------------------------------------------------------------------------
 def summary_table(gathered: Sequence[Measured], paper_rows: pd.DataFrame) -> str:
     """One row per evaluation, and what background everywhere scores on the same images.
 
-    The rows of the papers are named, their numbers are not shown.
+    The rows of the papers are named, their numbers are not shown. Where the true masks stand in for
+    a network there is no row; the table is empty where they always do.
     """
     head = ["run", "supervision", *NETWORK_HEAD, "bootstrapping", "views"]
     head += ["pixel acc., %", "mean acc., %", "mean IoU, %", "stands for"]
@@ -157,15 +61,16 @@ def summary_table(gathered: Sequence[Measured], paper_rows: pd.DataFrame) -> str
         [
             m.name,
             supervision_text(m),
-            *network_cells(m.run.network),
-            bootstrapping_text(m.run.bootstrapping),
+            *network_cells(m.semantic.run.network),
+            bootstrapping_text(m.semantic.run.bootstrapping),
             testing_text(m.entry),
             *(percent(m.value(name)) for name in ("pixel_accuracy", "mean_accuracy", "mean_iou")),
-            "; ".join(_stands_for_text(text, paper_rows) for text in m.entry.stands_for) or DASH,
+            stands_for_text(m.entry.stands_for, paper_rows),
         ]
         for m in gathered
+        if m.semantic is not None
     ]
-    for (dataset, split), group in _by_images(gathered).items():
+    for (dataset, split), group in by_images(gathered).items():
         m = next((m for m in group if m.value("all_background_mean_iou") is not None), None)
         if m is not None:
             names = ("pixel_accuracy", "mean_accuracy", "mean_iou")
@@ -173,26 +78,7 @@ def summary_table(gathered: Sequence[Measured], paper_rows: pd.DataFrame) -> str
             label = f"background everywhere ({dataset}, {split})"
             unknown = [DASH] * (len(head) - 5)
             rows.append([label, *unknown, *values, DASH])
-    return markdown_table(head, rows)
-
-
-def _by_images(gathered: Sequence[Measured]) -> dict[tuple[str, str], list[Measured]]:
-    groups: dict[tuple[str, str], list[Measured]] = {}
-    for m in gathered:
-        groups.setdefault((m.entry.dataset, m.entry.split), []).append(m)
-    return groups
-
-
-def _stands_for_text(text: str, paper_rows: pd.DataFrame) -> str:
-    name, table, row = text.split("/")
-    chosen = paper_rows[
-        (paper_rows["paper"] == name)
-        & (paper_rows["table"] == table)
-        & (paper_rows["row"] == int(row))
-        & (paper_rows["setting"] == "method")
-    ]
-    method = f" ({chosen['value'].iloc[0]})" if len(chosen) else ""
-    return f"{PAPERS[name]}, {table}, row {row}{method}"
+    return markdown_table(head, rows) if rows else ""
 
 
 def category_tables(gathered: Sequence[Measured]) -> str:
@@ -201,13 +87,14 @@ def category_tables(gathered: Sequence[Measured]) -> str:
     A run a row; with many categories, a category a row.
     """
     parts = []
-    for (dataset, split), group in _by_images(gathered).items():
+    for (dataset, split), group in by_images(gathered).items():
         names = [c for m in group for (metric, c, _) in m.values if metric == "iou" and c]
         categories = list(dict.fromkeys(names))
         if not categories:
             continue
         rows = [["run", *categories]]
-        rows += [[m.name, *(percent(m.value("iou", c)) for c in categories)] for m in group]
+        with_maps = [m for m in group if m.semantic is not None]
+        rows += [[m.name, *(percent(m.value("iou", c)) for c in categories)] for m in with_maps]
         if len(categories) > MAX_COLUMNS:
             rows = [list(column) for column in zip(*rows, strict=True)]
         parts.append(f"IoU by category, %, on {dataset}, {split}:\n")
@@ -263,23 +150,22 @@ def label_rows(history: pd.DataFrame, name: str) -> pd.DataFrame:
 
 
 # --- model cards -------------------------------------------------------------------------------
-def card(run_name: str, group: Sequence[Measured], paper_rows: pd.DataFrame) -> str:
-    """The card of one run: data, supervision, parameters, protocol, numbers, limits.
+def card(network: Trained, group: Sequence[Measured], paper_rows: pd.DataFrame) -> str:
+    """The card of a semantic network: data, supervision, parameters, protocol, numbers, limits.
 
     Args:
         group: its evaluations, at least one.
         paper_rows: settings of the papers' rows, for the known departures.
     """
-    first = group[0]
-    run = first.run
-    images = "{} by masks, {} by boxes".format(*first.images) if first.images else DASH
+    run = network.run
+    images = "{} by masks, {} by boxes".format(*network.images) if network.images else DASH
     lines = [
-        f"### {run_name}\n",
+        f"### {network.name}\n",
         f"- Data: {run.dataset}, split {run.split} (images: {images}); "
-        f"{source_text(first.trained_on)}.",
-        f"- Supervision: {supervision_text(first)}.",
-        f"- Start: {first.init}. Precision {run.precision}, seed {run.seed}.",
-        f"- Parameters (`{first.section}.{run_name}`): {_flat_text(asdict(run))}.",
+        f"{source_text(network.trained_on)}.",
+        f"- Supervision: {supervision_text(group[0])}.",
+        f"- Start: {network.init}. Precision {run.precision}, seed {run.seed}.",
+        f"- Parameters (`{network.section}.{network.name}`): {flat_text(asdict(run))}.",
     ]
     for m in group:
         numbers = ", ".join(
@@ -288,50 +174,46 @@ def card(run_name: str, group: Sequence[Measured], paper_rows: pd.DataFrame) -> 
         )
         lines.append(
             f"- `{m.name}`: {m.entry.dataset}, {m.entry.split}, "
-            f"{_count(m.value('num_images'))} images, views {views_text(m.entry.views)}, "
-            f"CRF {crf_text(m.entry.crf)}: {numbers} (%)."
+            f"{count(m.value('num_images'))} images, views {views_text(m.entry.views)}, "
+            f"CRF {crf_text(m.entry.crf)}: {numbers}{object_numbers(m)} (%)."
         )
-    return "\n".join([*lines, f"- Limits: {_limits(group, paper_rows)}."]) + "\n"
+    return "\n".join([*lines, f"- Limits: {_limits(network, group, paper_rows)}."]) + "\n"
 
 
-def _limits(group: Sequence[Measured], paper_rows: pd.DataFrame) -> str:
+def cards(gathered: Sequence[Measured], paper_rows: pd.DataFrame) -> list[str]:
+    """A card of each network, the semantic ones first."""
+    parts = []
+    semantic = {m.semantic.name: m.semantic for m in gathered if m.semantic}
+    for name, network in semantic.items():
+        group = [m for m in gathered if m.semantic and m.semantic.name == name]
+        parts.append(card(network, group, paper_rows))
+    localization = {m.localization.name: m.localization for m in gathered if m.localization}
+    for name, network in localization.items():
+        group = [m for m in gathered if m.localization and m.localization.name == name]
+        parts.append(localization_card(network, group, _limits(network, group, paper_rows)))
+    return parts
+
+
+def _limits(network: Trained, group: Sequence[Measured], paper_rows: pd.DataFrame) -> str:
     found = ["one training seed"]
     if group[0].drawn:
         found += ["learned from drawn shapes: says nothing about photographs"]
     else:
         for m in group:
-            found += [terms_text(m.trained_on), terms_text(m.tested_on)]
+            found += [terms_text(network.trained_on), terms_text(m.tested_on)]
             for text in m.entry.stands_for:
                 found += departures(m, settings_of_row(text, paper_rows))
-    found += [f"candidates learnt from {source}" for source in group[0].learnt_from]
+    found += [f"candidates learnt from {source}" for source in network.learnt_from]
     return "; ".join(dict.fromkeys(found))
-
-
-def settings_of_row(text: str, paper_rows: pd.DataFrame) -> dict[str, str]:
-    name, table, row = text.split("/")
-    of_table = (paper_rows["paper"] == name) & (paper_rows["table"] == table)
-    chosen = paper_rows[of_table & (paper_rows["row"] == int(row))]
-    return dict(zip(chosen["setting"], chosen["value"], strict=True))
-
-
-def _flat_text(values: Mapping[str, Any]) -> str:
-    parts = []
-    for name, value in values.items():
-        if isinstance(value, Mapping):
-            parts.append(f"{name} {{{_flat_text(value)}}}")
-        elif isinstance(value, tuple | list):
-            parts.append(f"{name} [{', '.join(f'{v:g}' for v in value)}]")
-        else:
-            parts.append(f"{name} {value:g}" if isinstance(value, float) else f"{name} {value}")
-    return ", ".join(parts)
 
 
 # --- JSON --------------------------------------------------------------------------------------
 def metrics_json(gathered: Sequence[Measured]) -> dict[str, dict[str, float]]:
     """{evaluation: {metric: value}}, fractions of four digits: what `dvc metrics diff` compares.
 
-    Numbers over all categories; those of one category and those of bands are in the parquet tables.
-    What is not a number is left out, and so is an evaluation without any.
+    Numbers over all categories; those of one category, those of bands and mAP^r at overlaps other
+    than 0.5 and 0.7 are in the parquet tables. What is not a number is left out, and so is an
+    evaluation without any.
     """
     found = {}
     for m in gathered:
@@ -340,7 +222,8 @@ def metrics_json(gathered: Sequence[Measured]) -> dict[str, dict[str, float]]:
                 round(value) if metric.startswith("num_") else round(value, 4)
             )
             for (metric, category, at), value in m.values.items()
-            if not category and not math.isnan(value) and not metric.endswith(_OF_BANDS)
+            if not (category or math.isnan(value) or metric.endswith(_OF_BANDS))
+            and not (metric.startswith("mAP_r") and at not in JSON_OVERLAPS)
         }
         if numbers:
             found[m.name] = numbers
@@ -358,6 +241,7 @@ class Pictures:
     quality: Mapping[str, str] = field(default_factory=dict)  # by dataset
     boundary: Mapping[str, str] = field(default_factory=dict)  # by `images_key`
     examples: Mapping[str, str] = field(default_factory=dict)  # by `images_key`
+    objects: ObjectPictures = ObjectPictures()
 
 
 @dataclass(frozen=True)
@@ -410,6 +294,7 @@ def document(
     bands: Mapping[str, Bands],
     machine: str,
     studies: Sequence[str],
+    sensitivities: Sequence[str] = (),
 ) -> str:
     """The text of reports/tables.md.
 
@@ -417,7 +302,7 @@ def document(
         histories, choices: {run: its table of that kind} of the runs that have one.
         bands: by `images_key`.
         machine: processor and torch version of this process, in words.
-        studies: file names in reports/studies.
+        studies, sensitivities: file names in reports/studies and reports/sensitivity.
     """
     real = [m for m in gathered if not m.drawn]
     drawn = [m for m in gathered if m.drawn]
@@ -426,26 +311,33 @@ def document(
         paper_sections(gathered, paper, paper_rows)
         or "No active evaluation on real data stands for a row of a paper.\n"
     )
-    if real:
-        parts += ["## All evaluations on real data\n", summary_table(real, paper_rows)]
-        parts += [category_tables(real)]
-        parts += _labels_and_figures(real, histories, choices, pictures, bands)
-    if drawn:
-        parts += ["## Sample (drawn miniature world)\n", _sample_words(params, drawn)]
-        parts += [summary_table(drawn, paper_rows), category_tables(drawn)]
-        parts += _labels_and_figures(drawn, histories, choices, pictures, bands)
+    for group, heading in (
+        (real, "## All evaluations on real data\n"),
+        (drawn, "## Sample (drawn miniature world)\n"),
+    ):
+        if group:
+            parts.append(heading)
+            parts += [_sample_words(params, group)] if group is drawn else []
+            parts += [summary_table(group, paper_rows), category_tables(group)]
+            parts += object_sections(group, pictures.objects, paper_rows)
+            parts += _labels_and_figures(group, histories, choices, pictures, bands)
     if studies:
         parts += ["## Studies\n", "".join(f"- [{Path(s).stem}](studies/{s})\n" for s in studies)]
-    parts.append("## Model cards\n")
-    models = dict.fromkeys(m.entry.model for m in gathered)
-    parts += [card(n, [m for m in gathered if m.entry.model == n], paper_rows) for n in models]
+    if sensitivities:
+        parts.append("## Settings for finding objects\n")
+    for page in sensitivities:
+        name = Path(page).stem
+        parts.append(
+            f"[{name}](sensitivity/{page}), mAP^r vol:\n\n![{name}](sensitivity/{name}.png)\n"
+        )
+    parts += ["## Model cards\n", *cards(gathered, paper_rows)]
     return "\n".join(part for part in parts if part)
 
 
 def _header(params: Params, gathered: Sequence[Measured], machine: str) -> str:
     precisions: dict[str, list[str]] = {}
-    for m in gathered:
-        precisions.setdefault(m.run.precision, []).append(m.entry.model)
+    for network in (network for m in gathered for network in m.networks):
+        precisions.setdefault(network.run.precision, []).append(network.name)
     if len(precisions) == 1:
         precision = next(iter(precisions))
     else:
@@ -481,7 +373,8 @@ def _labels_and_figures(
     pictures: Pictures,
     bands: Mapping[str, Bands],
 ) -> list[str]:
-    models = list(dict.fromkeys(m.entry.model for m in group))
+    runs = {network.name: network.run for m in group for network in m.networks}
+    models = list(runs)
     parts = []
     quality = label_quality_table({n: histories[n] for n in models if n in histories}, choices)
     if quality:
@@ -492,9 +385,9 @@ def _labels_and_figures(
             "rectangles for want of a fitting candidate.\n",
             quality,
         ]
-    datasets = dict.fromkeys(m.run.dataset for m in group)
+    datasets = dict.fromkeys(run.dataset for run in runs.values())
     parts += [
-        f"![label quality]({_figure(pictures.quality[d])})\n"
+        f"!{figure_link('label quality', pictures.quality[d])}\n"
         for d in datasets
         if d in pictures.quality
     ]
@@ -508,14 +401,14 @@ def _labels_and_figures(
 
 def _links(model: str, group: Sequence[Measured], pictures: Pictures) -> list[str]:
     found = [
-        f"[{m.name} predictions]({_figure(pictures.overlays[m.name])})"
+        figure_link(f"{m.name} predictions", pictures.overlays[m.name])
         for m in group
         if m.entry.model == model and m.name in pictures.overlays
     ]
     if model in pictures.labels:
-        found.append(f"[labels at epochs]({_figure(pictures.labels[model])})")
+        found.append(figure_link("labels at epochs", pictures.labels[model]))
     if model in pictures.curves:
-        found.append(f"[training]({_figure(pictures.curves[model])})")
+        found.append(figure_link("training", pictures.curves[model]))
     return found
 
 
@@ -533,12 +426,12 @@ def _comparisons(
                 band_table(bands[key]),
             ]
         if key in pictures.boundary:
-            parts.append(f"![boundary and interior]({_figure(pictures.boundary[key])})\n")
+            parts.append(f"!{figure_link('boundary and interior', pictures.boundary[key])}\n")
         if key in pictures.examples:
             parts += [
                 "### Examples\n",
                 "The first images of the split, by supervision.\n",
-                f"![examples]({_figure(pictures.examples[key])})\n",
+                f"!{figure_link('examples', pictures.examples[key])}\n",
             ]
     return parts
 
@@ -577,12 +470,3 @@ def band_table(bands: Bands) -> str:
         for name, points in bands.lines.items()
     ]
     return markdown_table(["run", *widths], rows)
-
-
-def images_key(measured: Measured) -> str:
-    """Names the images of an evaluation: dataset and split."""
-    return f"{measured.entry.dataset}_{measured.entry.split}"
-
-
-def _figure(name: str) -> str:
-    return f"figures/{name}"

@@ -2,79 +2,69 @@
 
     OUT/labels/<image>.png     the category of each pixel, as an index PNG in the network's colours
     OUT/overlays/<image>.png   the photograph under these colours, where they are asked for
-    OUT/segment.json           which network and views made them; categories and their colours
+    OUT/segment.json           which networks and views made them; categories and their colours
 
-Folders of images are kept. What is there is not made again, so what was stopped goes on.
-H x W pixels.
+With --instances objects too: see `pipeline.segmenting_instances`. Folders of images are kept. What
+is there is not made again, so what was stopped goes on. H x W pixels.
 """
 
 import argparse
 import hashlib
-import json
 import math
-import os
-import shutil
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import Future
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import torch
 from PIL import Image
 from tqdm import tqdm
 
-from pipeline.checkpoints import load_model
+from pipeline.checkpoints import SemanticNetwork, load_model
 from pipeline.crf.dense import PUBLISHED, DenseCrf
-from pipeline.datasets.folder_files import IMAGE_SUFFIXES, list_files
 from pipeline.datasets.processes import processors
-from pipeline.datasets.tree import Problems
 from pipeline.errors import BadFile, BadInput, some
 from pipeline.figures import blend, colours_of
+from pipeline.instance_finding import Finder, asked
 from pipeline.machine import chosen_device
-from pipeline.masks import FAST, decode_index_png
+from pipeline.masks import decode_index_png
 from pipeline.params import Views
 from pipeline.photographs import read_photograph
-from pipeline.places import write_text
 from pipeline.post_processing import bytes_of_crf, crf_label_map, in_two_steps
+from pipeline.segmenting_files import Photograph, Places, claim, images_in, model_file, save_png
+from pipeline.segmenting_instances import (
+    ObjectJob,
+    find_objects,
+    number_of,
+    refuse_options,
+    rule_of,
+    write_all,
+)
 from pipeline.tiles import SMALLEST_TILE, Segmenter, segmenter_of
 
-SETTINGS = "segment.json"
-SUFFIXES = IMAGE_SUFFIXES | {".gif"}
 SCALES = (0.05, 8.0)  # least and largest
 STRIP = 256  # rows that are coloured at a time
 
+Loaded = tuple[SemanticNetwork, dict[str, Any]]  # as `load_model` gives it
+Outcomes = Iterable[tuple[Photograph, Future[bool]]]  # of each image, whether it was made now
+
 
 @dataclass(frozen=True)
-class Job:
+class LabelJob:
     """What is made of every image."""
 
     segmenter: Segmenter
     colours: np.ndarray  # (256, 3) uint8, by category number
     num_categories: int
-    out: Path
+    places: Places
     overlay: bool
     crf: DenseCrf | None
     workers: int  # threads for CRFs
-
-    def labels(self, name: str) -> Path:
-        """The label map of an image."""
-        return self.out / "labels" / f"{name}.png"
-
-    def drawn(self, name: str) -> Path:
-        """The overlay of an image."""
-        return self.out / "overlays" / f"{name}.png"
-
-
-@dataclass(frozen=True)
-class Photograph:
-    """An image that was given."""
-
-    name: str  # its path below the folder without ending
-    path: Path
-    notes: list[str] = field(default_factory=list)  # for the user
 
 
 @dataclass(frozen=True)
@@ -93,8 +83,7 @@ def segment(given: argparse.Namespace) -> str:
     An image that cannot be segmented is told and left out; the others go on.
 
     Args:
-        given: model (a run, or the file of a checkpoint), images, out, overlay, scales, flip,
-            shifts, crf, tile, device, again.
+        given: what `pipeline.segment_arguments` adds.
 
     Returns:
         what was made, for the user.
@@ -103,45 +92,65 @@ def segment(given: argparse.Namespace) -> str:
         BadInput: what is given is wrong, and nothing is changed; or images were left out, and all
             others are finished.
     """
-    images, clashes, others = _images(given.images, given.out)
+    images, clashes, others = images_in(given.images, given.out)
     job = _job(given)
     for path in clashes:
         print(f"not segmented: {path}: another image has its name; rename one", file=sys.stderr)
-    begin, made, failed = time.perf_counter(), 0, len(clashes)
     photographs = [Photograph(name, path) for name, path in images.items()]
-    with tqdm(desc="segment", total=len(images), unit="image", disable=None) as bar:
-        for photograph, outcome in _segmented(job, photographs):
+    begin = time.perf_counter()
+    outcomes: Outcomes
+    if isinstance(job, ObjectJob):
+        outcomes = find_objects(job, photographs)
+    else:
+        outcomes = _segmented(job, photographs)
+    done, made = _go_through(outcomes, len(photographs))
+    number = len(photographs) + len(clashes)
+    text = f"{given.out}: label maps of {len(done)} images, {made} made now"
+    if made:
+        text += f" in {(time.perf_counter() - begin) / made:.2f} s each"
+    if isinstance(job, ObjectJob):
+        objects = write_all(job, done)
+        text += f"; {objects} objects in {job.places.all_objects()}"
+    elif job.segmenter.tiled:
+        text += f", {job.segmenter.tiled} of them in tiles (the last by {job.segmenter.tile})"
+    if others:
+        text += f"\nnote: passed over, no images by their names: {some(others)}"
+    if failed := number - len(done):
+        raise BadInput(f"{failed} of {number} images are not segmented, see above. {text}")
+    return text
+
+
+def _go_through(outcomes: Outcomes, total: int) -> tuple[list[Photograph], int]:
+    """Take the outcomes of all images; tell those that failed.
+
+    Returns:
+        the images that are finished, and how many of them were made now.
+    """
+    done, made = [], 0
+    with tqdm(desc="segment", total=total, unit="image", disable=None) as bar:
+        for photograph, outcome in outcomes:
             notes = photograph.notes
             try:
                 made += outcome.result()
+                done.append(photograph)
             except BadInput as problem:
-                failed += 1
                 named = problem if isinstance(problem, BadFile) else f"{photograph.path}: {problem}"
                 notes.append(f"not segmented: {named}")
             for note in notes:
                 tqdm.write(note, file=sys.stderr)
             bar.update()
-    number = len(images) + len(clashes)
-    text = f"{job.out}: label maps of {number - failed} images, {made} made now"
-    if made:
-        text += f" in {(time.perf_counter() - begin) / made:.2f} s each"
-    if job.segmenter.tiled:
-        text += f", {job.segmenter.tiled} of them in tiles (the last by {job.segmenter.tile})"
-    if others:
-        text += f"\nnote: passed over, no images by their names: {some(others)}"
-    if failed:
-        raise BadInput(f"{failed} of {number} images are not segmented, see above. {text}")
-    return text
+    return done, made
 
 
+# --- label maps -----------------------------------------------------------------------------------
 def _segmented(
-    job: Job, photographs: list[Photograph]
+    job: LabelJob, photographs: list[Photograph]
 ) -> Iterator[tuple[Photograph, Future[bool]]]:
     """Write what is not there of each image. Gives whether its label map was made now."""
 
     def begin(photograph: Photograph) -> Begun:
-        new = not job.labels(photograph.name).exists()
-        draw = job.overlay and (new or not job.drawn(photograph.name).exists())
+        new = not job.places.labels(photograph.name).exists()
+        draw = job.overlay and (new or not job.places.drawn(photograph.name).exists())
         if not new and not draw:
             return Begun()
         image = read_photograph(photograph.path, photograph.notes)
@@ -162,9 +171,9 @@ def _segmented(
     )
 
 
-def _finish(job: Job, photograph: Photograph, begun: Begun) -> bool:
+def _finish(job: LabelJob, photograph: Photograph, begun: Begun) -> bool:
     """The second step: the CRF, if there is one, and the files."""
-    image, scores, labels = begun.image, begun.scores, job.labels(photograph.name)
+    image, scores, labels = begun.image, begun.scores, job.places.labels(photograph.name)
     if image is None:
         return False
     if scores is None:
@@ -176,9 +185,9 @@ def _finish(job: Job, photograph: Photograph, begun: Begun) -> bool:
         label_map = scores if job.crf is None else crf_label_map(scores, image, job.crf)
         indices = Image.fromarray(label_map)
         indices.putpalette(job.colours.tobytes())
-        _save(labels, indices)
+        save_png(labels, indices)
     if begun.draw:
-        _save(job.drawn(photograph.name), _overlay(image, label_map, job.colours))
+        save_png(job.places.drawn(photograph.name), _overlay(image, label_map, job.colours))
     return scores is not None
 
 
@@ -190,43 +199,9 @@ def _overlay(image: np.ndarray, label_map: np.ndarray, colours: np.ndarray) -> I
     return Image.fromarray(blended)
 
 
-def _save(path: Path, picture: Image.Image) -> None:
-    """Write a PNG, whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    picture.save(partial, format="PNG", compress_level=FAST)
-    os.replace(partial, path)
-
-
 # --- what is asked for ----------------------------------------------------------------------------
-def _images(folder: Path, out: Path) -> tuple[dict[str, Path], list[Path], list[str]]:
-    """The images below a folder by path without ending, clashes, and the names of other files.
-
-    Images that differ in their endings alone, whose label maps would have one name, are clashes.
-    What lies in `out` is none of all these. Raises BadInput.
-    """
-    if not folder.is_dir():
-        raise BadFile(folder, "no folder", "name a folder with images")
-    own = out.resolve()
-    found: dict[str, list[Path]] = {}
-    others: list[str] = []
-    for path in list_files(folder, Problems(collect=False), []):
-        if own in path.resolve().parents:
-            continue
-        name = path.relative_to(folder)
-        if path.suffix.lower() not in SUFFIXES:
-            others.append(name.as_posix())
-            continue
-        found.setdefault(name.with_suffix("").as_posix(), []).append(path)
-    if not found:
-        endings = ", ".join(sorted(SUFFIXES))
-        raise BadFile(folder, f"no image in it ({endings})", "name a folder with images")
-    images = {stem: paths[0] for stem, paths in found.items() if len(paths) == 1}
-    return images, [path for paths in found.values() if len(paths) > 1 for path in paths], others
-
-
-def _job(given: argparse.Namespace) -> Job:
-    """Load the network, and take OUT. Raises BadInput."""
+def _job(given: argparse.Namespace) -> LabelJob | ObjectJob:
+    """Load the networks, and take OUT. Raises BadInput."""
     views = Views(scales=_scales(given.scales), flip=given.flip, shifts=given.shifts)
     if given.tile is not None and given.tile < SMALLEST_TILE:
         raise BadInput(f"--tile {given.tile}: give {SMALLEST_TILE} pixels or more")
@@ -234,27 +209,89 @@ def _job(given: argparse.Namespace) -> Job:
         raise BadInput("--tile and --crf: a CRF takes an image whole; give one of them")
     if given.crf is not None and given.crf not in PUBLISHED:
         raise BadInput(f"--crf {given.crf}: choose one of: {', '.join(PUBLISHED)}")
-    crf = None if given.crf is None else PUBLISHED[given.crf]
+    refuse_options(given)
     device = chosen_device("" if given.device == "auto" else given.device)
-    file = _model_file(given.model)
-    network, saved = load_model(file, device)
-    categories = saved["categories"]
-    segmenter = segmenter_of(network, saved, views=views, device=device, tile=given.tile)
-    colours = colours_of(categories)
+    file = model_file(given.model)
+    loaded = load_model(file, device)
+    if "targets" in loaded[1]["run"]:
+        raise BadInput(
+            f"{file}: a localisation network, which knows boxes and no categories; name a semantic "
+            "one first, and this one after --instances"
+        )
+    if given.instances is None:
+        return _label_job(given, loaded, file, views, device)
+    return _object_job(given, loaded, file, views, device)
+
+
+def _label_job(
+    given: argparse.Namespace, loaded: Loaded, file: Path, views: Views, device: torch.device
+) -> LabelJob:
+    crf = None if given.crf is None else PUBLISHED[given.crf]
+    segmenter = segmenter_of(*loaded, views=views, device=device, tile=given.tile)
+    categories, places = loaded[1]["categories"], Places(given.out)
     settings = {
-        "model": file.name,
-        "sha256": hashlib.sha256(file.read_bytes()).hexdigest(),
+        **_digest(file, "model", "sha256"),
         **asdict(views),
         **({} if crf is None else {"crf": asdict(crf)}),
         "tile": given.tile,
-        "categories": [
-            {"number": number, "name": name, "colour": colours[number].tolist()}
-            for number, name in enumerate(categories)
-        ],
+        "categories": _coloured(categories),
     }
-    _claim(given.out, settings, given.again)
-    workers = saved["run"]["threads"] or processors()
-    return Job(segmenter, colours, len(categories), given.out, given.overlay, crf, workers)
+    claim(places, settings, given.again)
+    workers = loaded[1]["run"]["threads"] or processors()
+    colours = colours_of(categories)
+    return LabelJob(segmenter, colours, len(categories), places, given.overlay, crf, workers)
+
+
+def _object_job(
+    given: argparse.Namespace, loaded: Loaded, file: Path, views: Views, device: torch.device
+) -> ObjectJob:
+    rule = rule_of(given, loaded[0].stride)
+    min_score = number_of(given, "min_score") if given.overlay else None
+    box_file = model_file(given.instances)
+    of_boxes = load_model(box_file, device)
+    _need_pair(file, loaded[1], box_file, of_boxes[1])
+    semantic, localizer = asked(*loaded, device), asked(*of_boxes, device)
+    categories, places = loaded[1]["categories"], Places(given.out)
+    settings = {
+        **_digest(file, "model", "sha256"),
+        **_digest(box_file, "localization", "localization_sha256"),
+        **asdict(views),
+        "instances": asdict(rule),
+        "categories": _coloured(categories),
+    }
+    claim(places, settings, given.again, min_score=min_score)
+    finder = Finder(tuple(categories), rule, views, semantic, localizer)
+    workers = max(semantic.threads, localizer.threads)
+    return ObjectJob(finder, colours_of(categories), places, min_score, workers)
+
+
+def _need_pair(
+    file: Path, saved: dict[str, Any], box_file: Path, saved_boxes: dict[str, Any]
+) -> None:
+    """BadInput unless the second is a localisation network of the categories of the first."""
+    if "targets" not in saved_boxes["run"]:
+        raise BadInput(
+            f"--instances {box_file}: a semantic network, which knows no boxes; name a "
+            "localisation network"
+        )
+    one, other = saved["categories"], saved_boxes["categories"]
+    if one != other:
+        raise BadInput(
+            f"--instances {box_file}: knows other categories ({some(other)}) than {file} "
+            f"({some(one)}); name two networks that were trained on the same ones"
+        )
+
+
+def _digest(file: Path, name: str, digest: str) -> dict[str, str]:
+    return {name: file.name, digest: hashlib.sha256(file.read_bytes()).hexdigest()}
+
+
+def _coloured(categories: list[str]) -> list[dict[str, Any]]:
+    colours = colours_of(categories)
+    return [
+        {"number": number, "name": name, "colour": colours[number].tolist()}
+        for number, name in enumerate(categories)
+    ]
 
 
 def _scales(text: str) -> tuple[float, ...]:
@@ -269,35 +306,3 @@ def _scales(text: str) -> tuple[float, ...]:
             "them, as 0.8,1,1.2"
         )
     return scales
-
-
-def _model_file(model: str) -> Path:
-    """The checkpoint that is named by its path, or by its run. Raises BadInput."""
-    path = Path(model)
-    if path.suffix or len(path.parts) != 1:
-        return path
-    models = Path("data") / "models"
-    file = models / f"{model}.pt"
-    if not file.is_file():
-        there = some(sorted(path.stem for path in models.glob("*.pt"))) or "none"
-        problem = f"not there; name a trained run (here: {there}) or the file of a checkpoint"
-        raise BadInput(f"{file}: {problem}")
-    return file
-
-
-def _claim(out: Path, settings: dict, again: bool) -> None:
-    """Take `out`: new, empty, or begun with these settings; emptied, with `again`. BadInput."""
-    told = out / SETTINGS
-    text = json.dumps(settings, indent=1) + "\n"
-    if out.exists() and not out.is_dir():
-        raise BadFile(out, "is there and no folder", "name another place")
-    if told.is_file():
-        if not again and told.read_text(encoding="utf-8") != text:
-            problem = "label maps of another network or of other settings are there"
-            raise BadFile(told, problem, "name a new folder, or give --again to remove them")
-    elif out.is_dir() and any(out.iterdir()):
-        raise BadFile(out, "not empty, and not begun by this command", "name a new folder")
-    out.mkdir(parents=True, exist_ok=True)
-    for folder in ("labels", "overlays") if again else ():
-        shutil.rmtree(out / folder, ignore_errors=True)
-    write_text(told, text)

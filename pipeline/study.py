@@ -20,14 +20,14 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from pipeline.catalogue import TRAINED, Catalogue, find_study, with_needs
+from pipeline.catalogue import STAGES, TRAINED, Catalogue, find_study, with_needs
 from pipeline.datasets.places import read_places, told_place
 from pipeline.errors import BadInput
 from pipeline.machine import machine
-from pipeline.params import SECTIONS, Params
+from pipeline.params import SECTIONS, Params, TrainingRun
 from pipeline.params_file import load_params
-from pipeline.protocol import network_cells
-from pipeline.study_report import collect, page
+from pipeline.protocol import NETWORK_HEAD, network_cells
+from pipeline.study_report import DASH, collect, page
 from pipeline.tables import write_table
 from pipeline.work import PUBLISHED
 from pipeline.yaml_edit import as_flow
@@ -62,7 +62,8 @@ def study(root: Path, name: str, *, jobs: int) -> None:
         _write_params(clone / "params.yaml", params)
         environment = _environment(root, params)
         _run_shared(clone, params, environment)
-        _run_units(clone, units(params), jobs, environment)
+        _run_units(clone, trainings(params), jobs, environment)
+        _run_units(clone, measurements(params), jobs, environment)
 
         models = [m for m in catalogue.boxsup if f"{m}_seed{entry.seeds[0]}" in params.boxsup]
         rows = collect(
@@ -74,14 +75,11 @@ def study(root: Path, name: str, *, jobs: int) -> None:
             ("seeds", ", ".join(map(str, entry.seeds))),
             ("commit", commit),
             ("machine", f"{machine()}; {jobs} runs at a time"),
-            ("precision", ", ".join(sorted({r.precision for r in _trainings(params).values()}))),
+            ("precision", ", ".join(sorted({r.precision for r in _trained(params).values()}))),
         ]
         folder = root / "reports" / "studies"
         write_table(folder / f"{name}.parquet", "study", rows)
-        trained = catalogue.semantic | catalogue.boxsup
-        networks = {
-            e: network_cells(trained[catalogue.evaluations[e].model].network) for e in evaluations
-        }
+        networks = {e: _network_cells(catalogue, e) for e in evaluations}
         text = page(rows, title=name, facts=facts, claims=entry.claims, networks=networks)
         partial = folder / f".{name}.md.partial"
         partial.write_text(text, encoding="utf-8")
@@ -108,12 +106,13 @@ def seeded(catalogue: Catalogue, evaluations: list[str], seeds: tuple[int, ...])
 
     sections = {s: {} if s in (*TRAINED, "evaluations") else entries[s] for s in SECTIONS}
     for seed in seeds:
-        for section in ("semantic", "boxsup"):
+        for section in TRAINED:
             for name, run in entries[section].items():
                 new = replace(run, seed=seed, init=with_seed(run.init, seed))
                 sections[section][with_seed(name, seed)] = new
         for name, entry in entries["evaluations"].items():
-            new = replace(entry, model=with_seed(entry.model, seed))
+            slots = {s: with_seed(getattr(entry, s), seed) for s in ("model", "localization")}
+            new = replace(entry, **slots)
             sections["evaluations"][f"{name}_seed{seed}"] = new
     return Params(**sections)
 
@@ -126,22 +125,37 @@ class Unit:
     stages: tuple[str, ...]
 
 
-def units(params: Params) -> list[Unit]:
-    """The trainings, each with those that start from it, and what is measured of them."""
-    trainings = _trainings(params)
-    stages: dict[str, list[str]] = {}
-    for name, evaluation in params.evaluations.items():
-        chain = [evaluation.model]
-        while trainings[chain[0]].init in trainings:
-            chain.insert(0, trainings[chain[0]].init)
-        unit = stages.setdefault(chain[0], [])
-        unit += [f"train@{m}" if m in params.semantic else f"boxsup@{m}" for m in chain]
-        unit += [f"predict@{name}", f"evaluate@{name}"]
+def trainings(params: Params) -> list[Unit]:
+    """The trainings, each with those that start from it."""
+    trained, stages = _trained(params), dict[str, list[str]]()
+    for name in trained:
+        chain = [name]
+        while trained[chain[0]].init in trained:
+            chain.insert(0, trained[chain[0]].init)
+        stages.setdefault(chain[0], []).extend(f"{_stage(params, m)}@{m}" for m in chain)
     return [Unit(name, tuple(dict.fromkeys(found))) for name, found in stages.items()]
 
 
-def _trainings(params: Params) -> dict[str, Any]:
-    return {**params.semantic, **params.boxsup}
+def measurements(params: Params) -> list[Unit]:
+    """The evaluations, for which all trainings are done."""
+    return [
+        Unit(f"test_{name}", (f"predict@{name}", f"evaluate@{name}")) for name in params.evaluations
+    ]
+
+
+def _trained(params: Params) -> dict[str, TrainingRun]:
+    return {name: run for section in TRAINED for name, run in getattr(params, section).items()}
+
+
+def _stage(params: Params, model: str) -> str:
+    return next(STAGES[section][0] for section in TRAINED if model in getattr(params, section))
+
+
+def _network_cells(catalogue: Catalogue, evaluation: str) -> tuple[str, ...]:
+    """Of the semantic network; where the truth stands in for it, of the other; or nothing."""
+    entry, trained = catalogue.evaluations[evaluation], _trained(catalogue)
+    names = [name for name in (entry.model, entry.localization) if name in trained]
+    return network_cells(trained[names[0]].network) if names else (DASH,) * len(NETWORK_HEAD)
 
 
 # --- the scratch clone ---------------------------------------------------------------------------

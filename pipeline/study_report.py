@@ -1,5 +1,6 @@
 """What a study found, gathered over its seeds: one table, one page."""
 
+import math
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -8,6 +9,14 @@ from pipeline.protocol import NETWORK_HEAD
 from pipeline.tables import read_arrow
 
 DASH = "—"
+OBJECT_SCORES = {  # what tells how well objects are found: (metric, at)
+    "mAP^r at 0.5": ("mAP_r", 0.5),
+    "at 0.7": ("mAP_r", 0.7),
+    "vol": ("mAP_r_vol", None),
+}
+CLAIMED = ("mAP^r at 0.5", "vol")  # of these, what claims are held to
+
+Scores = dict[str, dict[int, float]]  # {run: {seed: value}}
 
 
 def collect(
@@ -55,24 +64,30 @@ def page(
 ) -> str:
     """The study as Markdown: each run over its seeds, the papers' claims, the label quality.
 
+    Of runs that find objects stands mAP^r, by the protocol `sds`; of others mean IoU.
+
     Args:
         rows: of table "study".
         facts: (name, text) lines below the title: commit, machine, seeds, protocol.
         claims: pairs of runs of which the first is said to be at least as good as the second.
-        networks: {run: its cells under `NETWORK_HEAD`}.
+        networks: {run: its cells under `NETWORK_HEAD`}, of the semantic network, or where there is
+            none of the localisation network; dashes of a run that asks no network.
     """
-    scores = _scores(rows)
+    objects = {name: scores_of(rows, *which) for name, which in OBJECT_SCORES.items()}
+    finding = objects["vol"]
+    scores = {
+        run: found for run, found in scores_of(rows, "mean_iou", None).items() if run not in finding
+    }
     lines = [f"# Study {title}", "", *(f"- {name}: {text}" for name, text in facts), ""]
-    lines += _runs_table(scores, networks)
-    background = {r["value"] for r in rows if r["metric"] == "all_background_mean_iou"}
-    seeds = {row["seed"] for row in rows}
-    lines += [
-        f"| background everywhere |{f' {DASH} |' * len(NETWORK_HEAD)} {_percent(value)} |"
-        + f" {DASH} |" * len(seeds)
-        for value in sorted(background)
-    ]
+    if finding:
+        lines += _objects_table(objects, networks)
+    if scores:
+        lines += ["", *_runs_table(scores, networks)] if finding else _runs_table(scores, networks)
+        lines += _background_lines(rows)
+    claimed = {"": scores} if scores else {}
+    claimed |= {name: objects[name] for name in CLAIMED if finding}
     if claims:
-        lines += ["", "## What the papers' tables say, seed by seed", "", *_claims(scores, claims)]
+        lines += ["", "## What the papers' tables say, seed by seed", "", *_claims(claimed, claims)]
     labels = _labels_table(rows)
     if labels:
         lines += [
@@ -87,18 +102,54 @@ def page(
     return "\n".join(lines) + "\n"
 
 
-def _scores(rows: list[dict]) -> dict[str, dict[int, float]]:
-    """{run: {seed: mean IoU}}."""
-    scores: dict[str, dict[int, float]] = {}
+def scores_of(rows: list[dict], metric: str, at: float | None) -> Scores:
+    """One number of each run and seed, over all categories."""
+    scores: Scores = {}
     for row in rows:
-        if row["metric"] == "mean_iou" and row["category"] is None:
+        if (row["metric"], row["category"], row["at"]) == (metric, None, at):
             scores.setdefault(row["run"], {})[row["seed"]] = row["value"]
     return scores
 
 
-def _runs_table(
-    scores: dict[str, dict[int, float]], networks: Mapping[str, Sequence[str]]
+def _background_lines(rows: list[dict]) -> list[str]:
+    """What background everywhere scores, below the table of runs."""
+    background = {r["value"] for r in rows if r["metric"] == "all_background_mean_iou"}
+    seeds = {row["seed"] for row in rows}
+    return [
+        f"| background everywhere |{f' {DASH} |' * len(NETWORK_HEAD)} {_percent(value)} |"
+        + f" {DASH} |" * len(seeds)
+        for value in sorted(background)
+    ]
+
+
+def _objects_table(
+    objects: Mapping[str, Scores], networks: Mapping[str, Sequence[str]]
 ) -> list[str]:
+    """Every run that finds objects: means over the seeds, and each seed."""
+    seeds = sorted({seed for by_seed in objects["vol"].values() for seed in by_seed})
+    lines = [
+        "Mean average precision of masks (mAP^r, protocol sds), %, at an overlap of 0.5 and of 0.7 "
+        "and the mean over 0.1, 0.2, ..., 0.9 (vol): mean over the seeds ± sample standard "
+        "deviation. The network is the semantic one; where the true masks stand in for it, that "
+        "which finds boxes.",
+        "",
+        f"| run | {' | '.join(NETWORK_HEAD)} | {' | '.join(objects)} | "
+        + " | ".join(f"seed {seed}" for seed in seeds)
+        + " |",
+        "|---|" + "---|" * (len(NETWORK_HEAD) + len(objects) + len(seeds)),
+    ]
+    for run in objects["vol"]:
+        found = [scores.get(run, {}) for scores in objects.values()]
+        means = [mean_and_spread(list(by_seed.values())) for by_seed in found]
+        cells = [
+            " / ".join(_percent(by_seed[seed]) if seed in by_seed else DASH for by_seed in found)
+            for seed in seeds
+        ]
+        lines.append(f"| {' | '.join([run, *networks[run], *means, *cells])} |")
+    return lines
+
+
+def _runs_table(scores: Scores, networks: Mapping[str, Sequence[str]]) -> list[str]:
     seeds = sorted({seed for by_seed in scores.values() for seed in by_seed})
     lines = [
         "Mean IoU, %: mean over the seeds ± sample standard deviation.",
@@ -115,14 +166,20 @@ def _runs_table(
     return lines
 
 
-def _claims(scores: dict[str, dict[int, float]], claims: Sequence[tuple[str, str]]) -> list[str]:
-    lines = ["| at least as good | as | difference, points | held in |", "|---|---|---|---|"]
+def _claims(claimed: Mapping[str, Scores], claims: Sequence[tuple[str, str]]) -> list[str]:
+    """A line for each claim, and for each number that both of its runs have."""
+    named = any(claimed)  # by what, where it is not mean IoU alone
+    head = ["at least as good", "as", *["by"] * named, "difference, points", "held in"]
+    lines = [f"| {' | '.join(head)} |", "|" + "---|" * len(head)]
     for better, other in claims:
-        seeds = sorted(scores.get(better, {}).keys() & scores.get(other, {}).keys())
-        differences = [scores[better][seed] - scores[other][seed] for seed in seeds]
-        held = sum(difference >= 0 for difference in differences)
-        spread = mean_and_spread(differences, sign="+") if differences else DASH
-        lines.append(f"| {better} | {other} | {spread} | {held} of {len(seeds)} seeds |")
+        with_both = {n: s for n, s in claimed.items() if better in s and other in s}
+        for name, scores in (with_both or {"": {}}).items():
+            seeds = sorted(scores.get(better, {}).keys() & scores.get(other, {}).keys())
+            differences = [scores[better][seed] - scores[other][seed] for seed in seeds]
+            held = sum(difference >= 0 for difference in differences)
+            spread = mean_and_spread(differences, sign="+") if differences else DASH
+            cells = [better, other, *[name or "mean IoU"] * named, spread]
+            lines.append(f"| {' | '.join(cells)} | {held} of {len(seeds)} seeds |")
     return lines
 
 
@@ -145,10 +202,15 @@ def _labels_table(rows: list[dict]) -> list[str]:
 
 
 def mean_and_spread(values: list[float], *, sign: str = "") -> str:
-    """Fractions as "40.6 ± 0.9" per cent: mean and sample standard deviation, if any."""
+    """Fractions as "40.6 ± 0.9" per cent: mean and sample standard deviation, if any.
+
+    Of no value at all, and of one that is none, a dash.
+    """
+    if not values or any(math.isnan(value) for value in values):
+        return DASH
     mean = f"{100 * statistics.fmean(values):{sign}.1f}"
     return f"{mean} ± {100 * statistics.stdev(values):.1f}" if len(values) > 1 else mean
 
 
 def _percent(value: float) -> str:
-    return f"{100 * value:.1f}"
+    return DASH if math.isnan(value) else f"{100 * value:.1f}"

@@ -30,6 +30,7 @@ from pipeline.weight_files import read_torch_file
 
 LAST_LAYER = "classifier."  # what alone knows the categories
 FORMAT = 1  # of a checkpoint
+SampleOf = Callable[[str, np.random.Generator], tuple[np.ndarray, np.ndarray]]
 KEYS = ("network", "optimizer", "step", "torch_rng", "run", "categories", "format")
 LOOK_SECONDS = 5.0  # reading a loss makes a GPU wait, so it is done about this often
 LOOK_STEPS = 50  # and at least after so many steps
@@ -43,33 +44,17 @@ class TrainingSet(Dataset):
 
     Args:
         ids: image ids.
-        image_of: image id to (H, W, 3) uint8.
-        label_map_of: image id to (H, W) uint8, 255 = ignore.
-        augmentation: how views are drawn.
-        stride, grid: of the network's score cells, at which labels are taken.
+        sample_of: image id and a generator to a view (h, w, 3) uint8 of the image, drawn, and to
+            the truth at its score cells, of one shape for all.
         batch: images per step.
         seed: of the order and of the views.
     """
 
-    def __init__(
-        self,
-        *,
-        ids: Sequence[str],
-        image_of: Callable[[str], np.ndarray],
-        label_map_of: Callable[[str], np.ndarray],
-        augmentation: Augmentation,
-        stride: int,
-        batch: int,
-        seed: int,
-        grid: Grid = "centres",
-    ):
+    def __init__(self, *, ids: Sequence[str], sample_of: SampleOf, batch: int, seed: int):
         if not ids:
             raise ValueError("there is no image to train on")
         self.ids = list(ids)
-        self.image_of = image_of
-        self.label_map_of = label_map_of
-        self.augmentation = augmentation
-        self.stride, self.grid = stride, grid
+        self.sample_of = sample_of
         self.batch = batch
         self.seed = seed
         self.steps_per_epoch = max(len(self.ids) // batch, 1)
@@ -89,13 +74,30 @@ class TrainingSet(Dataset):
         return [self.image_id(step * self.batch + position) for position in range(self.batch)]
 
     def __getitem__(self, n: int) -> tuple[np.ndarray, np.ndarray]:
-        """View (h, w, 3) uint8 and labels (h / s, w / s) uint8 of sample n."""
-        image_id = self.image_id(n)
-        rng = np.random.default_rng([self.seed, 1, n])
-        view, labels = random_view(
-            self.image_of(image_id), self.label_map_of(image_id), self.augmentation, rng
-        )
-        return view, labels_on_grid(labels, self.stride, self.grid)
+        """The view and the truth of sample n."""
+        return self.sample_of(self.image_id(n), np.random.default_rng([self.seed, 1, n]))
+
+
+def labelled_view(
+    image_id: str,
+    rng: np.random.Generator,
+    *,
+    image_of: Callable[[str], np.ndarray],
+    label_map_of: Callable[[str], np.ndarray],
+    augmentation: Augmentation,
+    stride: int,
+    grid: Grid,
+) -> tuple[np.ndarray, np.ndarray]:
+    """A view (h, w, 3) uint8 and its labels (h / s, w / s) uint8, for a semantic network.
+
+    Args:
+        image_of: image id to (H, W, 3) uint8.
+        label_map_of: image id to (H, W) uint8, 255 = ignore.
+        augmentation: how views are drawn.
+        stride, grid: of the network's score cells, at which labels are taken.
+    """
+    view, labels = random_view(image_of(image_id), label_map_of(image_id), augmentation, rng)
+    return view, labels_on_grid(labels, stride, grid)
 
 
 def batches(
@@ -106,7 +108,7 @@ def batches(
     workers: int,
     device: torch.device,
 ) -> DataLoader:
-    """The batches of steps first_step <= step < last_step: (B, h, w, 3), (B, h / s, w / s) uint8.
+    """The batches of steps first_step <= step < last_step: (B, h, w, 3) uint8 and truth (B, ...).
 
     Where several processes train together, this one's share of each.
 
@@ -238,7 +240,7 @@ def train_steps(
     Args:
         network: on `device`, channels-last, in the mode wanted (`train()`, then maybe
             `freeze_batch_norm`); as `learner` gives it.
-        batches: (b, h, w, 3) uint8 and truth, any integers, for steps first_step, ...; where
+        batches: (b, h, w, 3) uint8 and truth, any numbers, for steps first_step, ...; where
             there are several processes, this one's share.
         steps_per_epoch: to tell the epoch in the history.
         rate: learning rate by step.

@@ -67,24 +67,94 @@ def random_view(
         image: the mean colour, and 255.
     """
     view_to_image = draw_view(label_map.shape, augmentation, rng)
-    height, width = augmentation.crop
+    view = _warp_image(image, view_to_image, augmentation.crop)
+    return view, _warp_labels(label_map, view_to_image, augmentation.crop, outside=IGNORE)
+
+
+def random_object_view(
+    image: np.ndarray,
+    objects: np.ndarray,
+    boxes: np.ndarray,
+    things: np.ndarray,
+    augmentation: Augmentation,
+    rng: np.random.Generator,
+    *,
+    stride: int,
+    grid: Grid,
+) -> tuple[np.ndarray, np.ndarray]:
+    """One view as of `random_view`, and whose pixel each score cell has.
+
+    Implements: Wu2016 Sec. 2.1 (each pixel is told the box of the object it belongs to).
+
+    Args:
+        image: (H, W, 3) uint8. objects: (H, W) uint16, number of the object + 1, 0 for none.
+        boxes: (N, 4) corners around the whole objects, in pixels of the image.
+        things: (N,) integers, which of the categories that have objects each is of.
+        augmentation, rng: see `draw_view`; the same generator gives the view of `random_view`.
+        stride, grid: of the network's score cells; see `labels_on_grid`.
+
+    Returns:
+        (h, w, 3) uint8, and (5, h / stride, w / stride) float32: thing + 1 and the corners
+        x0, y0, x1, y1 in pixels of the view, or five zeros where no object is. An object that no
+        cell falls on is in none.
+
+    Reading: a box is that of the whole object also where the view cuts it. A network that learnt
+    boxes cut at borders would say too small ones in whole images.
+
+    Raises:
+        ValueError: more than 65,535 objects, or boxes and things that are not one for each.
+    """
+    if len(boxes) > np.iinfo(np.uint16).max:
+        raise ValueError(f"{len(boxes)} objects in an image; at most 65,535 can be told apart")
+    if not len(boxes) == len(things) >= objects.max(initial=0):
+        raise ValueError(
+            f"{len(boxes)} boxes and {len(things)} things for {objects.max(initial=0)} objects"
+        )
+    view_to_image = draw_view(objects.shape, augmentation, rng)
+    view = _warp_image(image, view_to_image, augmentation.crop)
+    numbers = _warp_labels(objects, view_to_image, augmentation.crop, outside=0)
+    told = np.zeros((len(boxes) + 1, 5), np.float32)  # row 0: no object
+    told[1:, 0] = things + 1
+    told[1:, 1:] = boxes_in_view(boxes, view_to_image)
+    truth = told[labels_on_grid(numbers, stride, grid)]  # (h / stride, w / stride, 5)
+    return view, np.ascontiguousarray(truth.transpose(2, 0, 1))
+
+
+def boxes_in_view(boxes: np.ndarray, view_to_image: np.ndarray) -> np.ndarray:
+    """Corners (N, 4) in pixels of the image as corners in pixels of the view, float64, not clipped.
+
+    view_to_image: from `draw_view`. It maps numbers of pixels, whose centres are at i + 1/2.
+    """
+    factors, shifts = view_to_image.diagonal(), view_to_image[:, 2]
+    ends = (boxes.reshape(-1, 2, 2) - (shifts + 0.5)) / factors + 0.5  # x, y of two corners
+    return np.concatenate([ends.min(axis=1), ends.max(axis=1)], axis=1)
+
+
+def _warp_image(image: np.ndarray, view_to_image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """(H, W, 3) uint8 to size[0] x size[1] pixels, linearly; the mean colour outside."""
     view = cv2.warpAffine(
         cv2.cvtColor(image, cv2.COLOR_RGB2RGBA),  # four channels are warped faster than three
         view_to_image,
-        (width, height),
+        size[::-1],
         flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
         borderMode=cv2.BORDER_CONSTANT,
         borderValue=PADDING,
     )
-    labels = cv2.warpAffine(
+    return cv2.cvtColor(view, cv2.COLOR_RGBA2RGB)
+
+
+def _warp_labels(
+    label_map: np.ndarray, view_to_image: np.ndarray, size: tuple[int, int], *, outside: int
+) -> np.ndarray:
+    """(H, W) uint8 or uint16 to size[0] x size[1] pixels, each that of the nearest."""
+    return cv2.warpAffine(
         label_map,
         view_to_image,
-        (width, height),
+        size[::-1],
         flags=cv2.INTER_NEAREST | cv2.WARP_INVERSE_MAP,
         borderMode=cv2.BORDER_CONSTANT,
-        borderValue=IGNORE,
+        borderValue=outside,
     )
-    return cv2.cvtColor(view, cv2.COLOR_RGBA2RGB), labels
 
 
 def labels_on_grid(label_map: Array, stride: int, grid: Grid = "centres") -> Array:

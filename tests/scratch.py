@@ -58,6 +58,7 @@ evaluations:
     split: val
     views: {scales: [1.0], flip: false, shifts: 1}
     crf: none
+    instances: none
     stands_for: []
 """
 

@@ -7,20 +7,25 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 VOCABULARY = {"categories", "boxes", "masks", "superpixels", "params", "errors"}
-PAPERS = {"models", "losses", "labels", "instances", "crf", "proposals", "transforms", "metrics"}
+PAPERS = {
+    "models", "losses", "labels", "box_targets", "instances", "crf", "proposals", "transforms",
+    "metrics",
+}  # fmt: skip
 DISK = {
-    "datasets", "tables", "reports", "figures", "protocol", "exports", "params_file",
+    "datasets", "tables", "reports", "figures", "instance_reports", "instance_figures", "protocol",
+    "paper_tables", "markdown", "wording", "object_overlays", "exports", "params_file",
     "params_checks",
 }  # fmt: skip
 BETWEEN = {
     "training", "inference", "fitting", "checkpoints", "box_labels",
     "shards", "proposing", "forests", "edge_training", "ranker_training",
     "tiles", "parallel", "gradients", "weight_files", "memory", "progress", "box_objects",
-    "label_step", "post_processing",
+    "label_step", "post_processing", "object_maps", "instance_maps", "instance_finding",
 }  # fmt: skip
 TOP = {
     "stages", "shared_work", "scoring", "proposal_commands", "proposal_arguments", "segmenting",
-    "photographs", "__main__",
+    "segmenting_files", "segmenting_instances", "segment_arguments", "object_pictures",
+    "photographs", "sensitivity", "__main__",
 }  # fmt: skip
 TOOLS = {  # behind the command line: folders of work, and files about runs
     "work", "code_digest", "catalogue", "costs", "yaml_edit", "study", "study_report", "pruning",

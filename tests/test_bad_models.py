@@ -18,7 +18,8 @@ from torch import nn
 from pipeline.__main__ import main
 from pipeline.checkpoints import build_network, load_model, start_from
 from pipeline.errors import BadInput
-from pipeline.fitting import LabelMaps, fit
+from pipeline.fitting import fit, labels_round
+from pipeline.losses import bootstrapped_cross_entropy
 from pipeline.memory import bytes_kept, memory_as_input, need_memory
 from pipeline.params import Augmentation, SemanticRun
 from pipeline.params_file import build, read_yaml
@@ -42,7 +43,7 @@ def train(folder, run, event=lambda epoch: None):
 
     def labels_of_round(network, epoch):
         event(epoch)
-        return LabelMaps(label_map_of, dict)
+        return labels_round(run, network, image_of=image_of, label_map_of=label_map_of)
 
     folder.mkdir(exist_ok=True)
     fit(
@@ -51,8 +52,8 @@ def train(folder, run, event=lambda epoch: None):
         build_network(run.network, len(CATEGORIES), seed=run.seed),
         ids=IDS,
         categories=CATEGORIES,
-        image_of=image_of,
-        labels_of_round=labels_of_round,
+        loss=partial(bootstrapped_cross_entropy, bootstrapping=run.bootstrapping),
+        round_of=labels_of_round,
         round_epochs=2,
         device=CPU,
     )

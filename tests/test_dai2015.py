@@ -92,12 +92,13 @@ def test_supervision_and_numbers_of_images_are_those_of_the_rows(catalogue, gath
     compared = 0
     for name, entry in catalogue.evaluations.items():
         ours = protocol.settings(gathered[name])
-        sizes = split_sizes(catalogue.datasets[gathered[name].run.dataset])
+        sizes = split_sizes(catalogue.datasets[gathered[name].semantic.run.dataset])
         for row in entry.stands_for:
             theirs = reports.settings_of_row(row, paper_rows)
             assert ours["supervision"] == theirs["supervision"], (name, row)
-            if "train_images" in theirs and not gathered[name].before:
-                assert sizes[gathered[name].run.split] == int(theirs["train_images"]), (name, row)
+            if "train_images" in theirs and not gathered[name].semantic.before:
+                split = gathered[name].semantic.run.split
+                assert sizes[split] == int(theirs["train_images"]), (name, row)
                 compared += 1
     assert compared > 15
 

@@ -25,9 +25,10 @@ ROOT = Path(__file__).resolve().parents[1]
 pytestmark = pytest.mark.slow
 
 OTHERS = {
-    "train-cityscapes": "fcrn152_s8_k5_d12_b512_cityscapes",
-    "train-context": "fcrn101_s8_k5_d12_b512_context",
-    "train-boxsup": "boxsup_top5_voc",
+    "train-cityscapes": ["fcrn152_s8_k5_d12_b512_cityscapes"],
+    "train-context": ["fcrn101_s8_k5_d12_b512_context"],
+    "train-boxsup": ["boxsup_top5_voc"],
+    "train-instances": ["instances101_b512_weighted_sbd", "oracle_sbd", "ceiling_sbd"],
 }
 
 WRITE_OUTS = """
@@ -154,10 +155,10 @@ def test_each_bare_name_builds_evaluates_and_reports_on_loopback(checkout, envir
     assert (checkout / "data" / "metrics" / f"{run}.parquet").exists()
     assert (checkout / "reports" / "tables.md").read_text() == "report"
 
-    for name, run in OTHERS.items():
+    for name, runs in OTHERS.items():
         done = prefect(checkout, environment, f"deployment run {name} --watch --watch-interval 1")
         assert done.returncode == 0, done.stdout
-        assert (checkout / "data" / "metrics" / f"{run}.parquet").exists()
+        assert all((checkout / "data" / "metrics" / f"{run}.parquet").exists() for run in runs)
 
     started = psutil.Process(up.pid).children(recursive=True)
     sockets = [c for p in started for c in p.net_connections("inet")]

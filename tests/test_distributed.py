@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +21,8 @@ from scratch import PARAMS, environment, make_project
 
 from pipeline.checkpoints import build_network
 from pipeline.errors import BadInput
-from pipeline.fitting import STOPPED, LabelMaps, fit
+from pipeline.fitting import STOPPED, Round, fit, labels_round
+from pipeline.losses import bootstrapped_cross_entropy
 from pipeline.machine import chosen_device
 from pipeline.parallel import own_share, tell, training_processes, whole_batch
 from pipeline.params import SemanticRun, ThreshMinKept, TopK
@@ -42,8 +44,14 @@ def label_map_of(image_id):
     return rng.integers(0, 9, (5, 5), np.uint8).repeat(8, 0).repeat(8, 1)
 
 
-def labels_of_round(network, epoch):
-    return LabelMaps(label_map_of, lambda: {"label_mean_area": 1.0})
+def labels_of_round(run: SemanticRun, network, epoch) -> Round:
+    return labels_round(
+        run,
+        network,
+        image_of=image_of,
+        label_map_of=label_map_of,
+        measure=lambda: {"label_mean_area": 1.0},
+    )
 
 
 def train(folder: Path, run: SemanticRun) -> None:
@@ -55,8 +63,8 @@ def train(folder: Path, run: SemanticRun) -> None:
         network,
         ids=IDS,
         categories=tuple("abcdefghi"),
-        image_of=image_of,
-        labels_of_round=labels_of_round,
+        loss=partial(bootstrapped_cross_entropy, bootstrapping=run.bootstrapping),
+        round_of=partial(labels_of_round, run),
         round_epochs=2,
         device=CPU,
     )

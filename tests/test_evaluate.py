@@ -1,16 +1,21 @@
 """Stage `evaluate`: predictions and truth on disk to a table of metrics."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from test_report import evaluation, given
 
 from pipeline.errors import BadInput
-from pipeline.masks import encode_index_png
-from pipeline.params import Params
+from pipeline.exports.coco import export_coco
+from pipeline.exports.truth import export_truth
+from pipeline.masks import encode_index_png, encode_rle, rle_box
+from pipeline.params import ComponentInstances, Params
 from pipeline.params_file import build
 from pipeline.scoring.boundary import score_boundary
+from pipeline.scoring.instances import score_instances
 from pipeline.stages.evaluate import BAND_WIDTHS, evaluate
 from pipeline.tables import read_table, write_table
 
@@ -180,3 +185,179 @@ def test_a_damaged_prediction_is_named(project):
     path.write_bytes(path.read_bytes()[:40])
     with pytest.raises(BadInput, match=r"a\.png: not a readable PNG"):
         evaluate(root, params, "sample_mask")
+
+
+# --- objects --------------------------------------------------------------------------------------
+NAMES = ["background", "ring", "star", "rod"]
+SIZE = (20, 30)
+BY_PARTS = {"kind": "components", "min_pixels": 0}
+
+
+def blob(rng):
+    """A filled ellipse, some of its pixels left out."""
+    ys, xs = np.mgrid[: SIZE[0], : SIZE[1]]
+    centre, radii = rng.uniform(0, SIZE), rng.uniform(3, 9, 2)
+    inside = ((ys - centre[0]) / radii[0]) ** 2 + ((xs - centre[1]) / radii[1]) ** 2 < 1
+    return inside & (rng.random(SIZE) < 0.95)
+
+
+def row_of(image_id, category, mask, **more):
+    rle = encode_rle(mask)
+    box = dict(zip(("x0", "y0", "x1", "y1"), rle_box(rle, *SIZE), strict=True))
+    return {"image_id": image_id, "category": category, **box, "mask_rle": rle} | more
+
+
+@pytest.fixture
+def found(tmp_path):
+    """Objects of two of three categories, one a crowd, one without a mask; detections of all."""
+    rng = np.random.default_rng(3)
+    (tmp_path / "pipeline").symlink_to(ROOT / "pipeline")
+    params = given()
+    entry = evaluation("none", "sample", [], instances=BY_PARTS)
+    params["evaluations"] = {"sample_mask": entry}
+    (tmp_path / "params.yaml").write_text("evaluations: {sample_mask: {model: none}}\n")
+    (tmp_path / "data/raw/sample").mkdir(parents=True)
+    images, objects, detections = [], [], []
+    for image_id in ("z", "a", "m", "b"):
+        row = {"image_id": image_id, "split": "val", "source": "voc", "height": SIZE[0]}
+        row |= {"path": f"sample/{image_id}.jpg", "width": SIZE[1]}
+        images.append(row | {"has_masks": True, "has_boxes": True})
+        for number in range(0 if image_id == "b" else 6):
+            mask = blob(rng)
+            more = {"instance": number, "difficult": False, "crowd": number == 4}
+            objects.append(row_of(image_id, 1 + number % 2, mask, **more))
+            if number == 5:
+                objects[-1]["mask_rle"] = None
+            for _ in range(2):
+                shifted = np.roll(mask, rng.integers(-2, 3, 2), (0, 1))
+                score = round(rng.random(), 1)  # some are equal
+                detections.append(row_of(image_id, 1 + number % 2, shifted, score=score))
+        detections.append(row_of(image_id, int(rng.integers(1, 4)), blob(rng), score=0.5))
+    prepared = tmp_path / "data/prepared/sample"
+    write_table(prepared / "images.parquet", "images", images)
+    write_table(prepared / "instances.parquet", "instances", objects)
+    names = ", ".join(f'"{name}"' for name in NAMES)
+    (prepared / "categories.json").write_text(f"[{names}]")
+    write_found(tmp_path, detections)
+    return tmp_path, build(Params, params, "params.yaml", "")
+
+
+def found_path(root):
+    return root / "data/predictions/sample_mask/instances.parquet"
+
+
+def write_found(root, rows):
+    write_table(found_path(root), "predicted_instances", rows)
+
+
+def test_objects_have_the_numbers_of_score_instances_on_the_exported_files(found, tmp_path):
+    root, params = found
+    evaluate(root, params, "sample_mask")
+    table = read_table(root / "data/metrics/sample_mask.parquet", "metrics")
+    columns = (table[name].tolist() for name in ("metric", "category", "at", "value"))
+    ours = {
+        (metric, None if pd.isna(category) else category, None if pd.isna(at) else at): value
+        for metric, category, at, value in zip(*columns, strict=True)
+    }
+    (tmp_path / "names.txt").write_text("\n".join(NAMES))
+    truth, predicted = tmp_path / "truth.json", tmp_path / "predicted.json"
+    export_truth(root, "sample", "val", truth)
+    export_coco(found_path(root), truth, predicted, categories=str(tmp_path / "names.txt"))
+    compared = 0
+    for protocol, ending in (("sds", ""), ("mnc11", "_mnc11")):
+        outcome = score_instances(truth, predicted, protocol=protocol, thresholds=None, ids=None)
+        for row in outcome.rows:
+            name = row.metric.replace("mean_ap", "mAP_r").replace("ap", "AP_r")
+            name = row.metric if row.metric.startswith("num_") else f"{name}{ending}"
+            value = ours[name, row.category, row.at]
+            assert value == row.value or np.isnan([value, row.value]).all(), row
+            compared += 1
+    assert compared == 2 * (3 + 10 + 3 * 10)
+    assert 0 < ours["mAP_r", None, 0.5] < 1
+    assert ours["num_objects", None, None] == 12 and ours["num_detections", None, None] == 40
+    assert np.isnan(ours["AP_r", "rod", 0.5]) and ours["AP_r_mnc11", "rod", 0.5] == 0
+
+
+def test_objects_alone_are_measured_where_there_is_no_semantic_network(found):
+    root, params = found
+    evaluate(root, params, "sample_mask")
+    table = read_table(root / "data/metrics/sample_mask.parquet", "metrics")
+    over_all = table[table["category"].isna()]
+    sizes = [f"mAP_r_{name}" for name in ("small", "medium", "large") for _ in range(2)]
+    assert over_all["metric"].tolist() == [
+        "num_images", "num_objects", "num_detections", *["mAP_r"] * 9, "mAP_r_vol",
+        *["mAP_r_mnc11"] * 9, "mAP_r_vol_mnc11", *sizes,
+    ]  # fmt: skip
+    assert over_all[over_all["metric"] == "mAP_r_small"]["at"].tolist() == [0.5, 0.7]
+    every = over_all.set_index(["metric", "at"])["value"]
+    assert every["mAP_r_small", 0.5] == every["mAP_r", 0.5]  # all masks here are small
+    assert np.isnan(every["mAP_r_medium", 0.5])
+    assert set(table["category"].dropna()) == set(NAMES[1:])
+
+
+def test_objects_stand_behind_what_label_maps_give(project):
+    root, params = project
+    evaluate(root, params, "sample_mask")
+    before, *_ = measured(root)
+    entry = params.evaluations["sample_mask"]
+    rule = ComponentInstances("components", 0)
+    params.evaluations["sample_mask"] = replace(entry, instances=rule)
+    write_found(root, [])
+    evaluate(root, params, "sample_mask")
+    table, overall, _ = measured(root)
+    count = len(before)
+    pd.testing.assert_frame_equal(table[:count], before)
+    assert table["metric"][count] == "num_objects"
+    assert overall["num_detections"] == 0 and np.isnan(overall["mAP_r_vol"])
+    assert overall["mAP_r_vol_mnc11"] == 0
+
+
+def test_without_detections_every_category_with_objects_has_0(found):
+    root, params = found
+    write_found(root, [])
+    evaluate(root, params, "sample_mask")
+    _, overall, _ = measured(root)
+    assert overall["num_objects"] == 12 and overall["mAP_r_vol"] == 0
+
+
+def refused(found, match):
+    root, params = found
+    with pytest.raises(BadInput, match=match):
+        evaluate(root, params, "sample_mask")
+    assert not (root / "data/metrics").exists()
+
+
+def test_missing_objects_are_named(found):
+    found_path(found[0]).unlink()
+    refused(found, r"sample_mask/instances.parquet: not there")
+
+
+@pytest.mark.parametrize(
+    ("change", "match"),
+    [
+        ({"image_id": "q"}, "objects of images that are not in val: q; run predict"),
+        ({"category": 0}, "objects of categories that have none: 0; run predict"),
+        ({"category": 4}, "objects of categories that have none: 4; run predict"),
+        ({"score": float("nan")}, "a score that is no number to rank by; run predict"),
+        ({"mask_rle": "03"}, "the mask of an object of z is none of that image; run predict"),
+        ({"mask_rle": "\u00e4"}, "an object without the run-lengths of a mask; run predict"),
+        ({"mask_rle": None}, "an object without the run-lengths of a mask; run predict"),
+    ],
+)
+def test_rows_that_are_none_of_this_evaluation_are_refused(found, change, match):
+    rows = read_table(found_path(found[0]), "predicted_instances").to_dict("records")
+    write_found(found[0], [rows[0] | change, *rows[1:]])
+    refused(found, match)
+
+
+def test_objects_that_are_not_annotated_or_have_boxes_only_are_refused(found):
+    root = found[0]
+    images = root / "data/prepared/sample/images.parquet"
+    rows = read_table(images, "images")
+    write_table(images, "images", rows.assign(has_boxes=rows["image_id"] != "m"))
+    refused(found, "objects of 1 of 4 images are not annotated: m; take a split")
+    write_table(images, "images", rows)
+    objects = root / "data/prepared/sample/instances.parquet"
+    boxes = read_table(objects, "instances").assign(mask_rle=None)
+    write_table(objects, "instances", boxes)
+    refused(found, "has a mask; .* take a split, or a dataset, that has them")

@@ -725,6 +725,17 @@ def test_instances_become_the_files_of_sbd_with_the_best_on_top(truth, tmp_path)
         export_sbd(tmp_path, tmp_path / "more", truth=truth)
 
 
+def test_images_of_one_file_name_do_not_become_files_of_sbd(truth, tmp_path):
+    contents = json.loads(truth.read_text())
+    for folder, image in zip(("x", "../y", "z"), contents["images"], strict=True):
+        image["file_name"] = f"{folder}/a.jpg"
+    truth.write_text(json.dumps(contents))
+    table = write_predictions(tmp_path / "p.parquet", ("b", 1, 0.5, (0, 0, 1, 1)))
+    with pytest.raises(BadInput, match=r"truth.json: names of images with a folder .*x/a, \.\./y/a"):
+        export_sbd(table, tmp_path / "out", truth=truth)
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_file_of_sbd_numbers_255_objects_and_no_more(truth, tmp_path):
     rows = [("c", 1 + n % 20, n / 300, (0, 0, 2, 2)) for n in range(300)]
     told = export_sbd(

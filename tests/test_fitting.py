@@ -2,6 +2,7 @@
 
 import os
 import signal
+from functools import partial
 
 import numpy as np
 import pytest
@@ -10,7 +11,8 @@ from scratch import IDS, image_of, tiny_run
 
 from pipeline.checkpoints import build_network
 from pipeline.errors import BadInput
-from pipeline.fitting import STOPPED, LabelMaps, fit, warn_of_field_of_view
+from pipeline.fitting import STOPPED, fit, labels_round, warn_of_field_of_view
+from pipeline.losses import bootstrapped_cross_entropy
 from pipeline.tables import read_table
 
 
@@ -25,6 +27,7 @@ class Rounds:
     def __init__(self, event=lambda epoch: None):
         self.asked = []
         self.event = event
+        self.run, self.image_of = None, None
 
     def __call__(self, network, epoch):
         assert not network.training
@@ -34,19 +37,26 @@ class Rounds:
         def label_map_of(image_id):
             return np.full((40, 40), (epoch + int(image_id[-1])) % 9, np.uint8)
 
-        return LabelMaps(label_map_of, lambda: {"label_mean_area": float(epoch)})
+        return labels_round(
+            self.run,
+            network,
+            image_of=self.image_of,
+            label_map_of=label_map_of,
+            measure=lambda: {"label_mean_area": float(epoch)},
+        )
 
 
 def train(folder, run, rounds, image_of=image_of):
     folder.mkdir(exist_ok=True)
+    rounds.run, rounds.image_of = run, image_of
     fit(
         folder,
         run,
         build_network(run.network, 9, seed=run.seed),
         ids=IDS,
         categories=tuple("abcdefghi"),
-        image_of=image_of,
-        labels_of_round=rounds,
+        loss=partial(bootstrapped_cross_entropy, bootstrapping=run.bootstrapping),
+        round_of=rounds,
         round_epochs=2,
         device=torch.device("cpu"),
     )

@@ -22,6 +22,8 @@ from flows.bare_deployment_names import NAMES, expand
 from flows.dvc_project import TRIES, DvcProject, StageFailed, failure, when_unlocked
 from flows.graph import activate, run_stages, summary
 from flows.walk import Outcome, visible_gpus, walk
+from pipeline.catalogue import STAGES as STAGES_OF
+from pipeline.catalogue import TRAINED
 from pipeline.errors import BadInput
 from pipeline.params_file import load_params
 
@@ -502,6 +504,7 @@ RUN = ["prefect", "deployment", "run"]
         ([*RUN, "train-cityscapes"], [*RUN, "train-cityscapes/train-cityscapes"]),
         ([*RUN, "train-context"], [*RUN, "train-context/train-context"]),
         ([*RUN, "train-boxsup"], [*RUN, "train-boxsup/train-boxsup"]),
+        ([*RUN, "train-instances"], [*RUN, "train-instances/train-instances"]),
         ([*RUN, "train-voc/train-voc"], [*RUN, "train-voc/train-voc"]),
         ([*RUN, "train-voc/nightly"], [*RUN, "train-voc/nightly"]),
         ([*RUN, "another"], [*RUN, "another"]),
@@ -529,18 +532,46 @@ def test_the_bare_names_are_those_of_prefect_yaml_and_of_the_flows():
         assert getattr(flows, function).name == deployment["name"]
 
 
+DATASETS = {
+    "train-voc": "voc2012",
+    "train-cityscapes": "cityscapes",
+    "train-context": "context",
+    "train-boxsup": "voc2012",
+    "train-instances": "sbd",
+}
+
+
 def test_every_deployment_names_runs_of_the_catalogue(catalogue):
     deployments = YAML(typ="safe").load((ROOT / "prefect.yaml").read_text())["deployments"]
     asked = {d["name"]: d["parameters"]["runs"] for d in deployments}
     assert asked.pop("train-sample") == []
+    assert set(asked) == set(DATASETS)
     for name, runs in asked.items():
-        (evaluation,) = activate(catalogue, runs, {}, lambda line: None)
+        evaluations = activate(catalogue, runs, {}, lambda line: None)
+        assert evaluations == [run.removeprefix("wu2016/").removeprefix("dai2015/") for run in runs]
         active = load_params(catalogue / "params.yaml")
-        dataset = active.datasets[active.evaluations[evaluation].dataset]
-        assert dataset.kind == {"train-voc": "voc2012", "train-boxsup": "voc2012"}.get(
-            name, name.removeprefix("train-")
-        )
-        assert (active.evaluations[evaluation].model in active.boxsup) == (name == "train-boxsup")
+        for evaluation in evaluations:
+            entry = active.evaluations[evaluation]
+            assert active.datasets[entry.dataset].kind == DATASETS[name]
+            assert (entry.model in active.boxsup) == (name == "train-boxsup")
+            assert (entry.instances != "none") == (name == "train-instances")
+
+
+def test_instances_are_trained_with_their_oracle_and_their_ceiling(catalogue):
+    deployments = YAML(typ="safe").load((ROOT / "prefect.yaml").read_text())["deployments"]
+    (runs,) = (d["parameters"]["runs"] for d in deployments if d["name"] == "train-instances")
+    activate(catalogue, runs, {}, lambda line: None)
+    found = load_params(catalogue / "params.yaml").evaluations
+    slots = [
+        (found[name].model == "none", found[name].localization == "none")
+        for name in (run.removeprefix("wu2016/") for run in runs)
+    ]
+    assert slots == [(False, False), (True, False), (True, True)]
+
+
+def test_all_stages_that_train_get_a_gpu():
+    graph = importlib.import_module("flows.graph")
+    assert {STAGES_OF[section][0] for section in TRAINED} <= graph.GPU_STAGES
 
 
 def test_the_hook_is_where_the_entry_point_says():

@@ -1,4 +1,5 @@
 import csv
+from collections import Counter
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import get_args, get_type_hints
@@ -57,6 +58,7 @@ evaluations:
     split: val
     views: {scales: [1.0], flip: false, shifts: 1}
     crf: none
+    instances: none
     stands_for: [wu2016/Table 7/1]
 """
 
@@ -319,10 +321,11 @@ def test_each_file_of_the_catalogue_loads(path):
     catalogue = load_catalogue(path)
     assert catalogue.groups
     grouped = {name for names in catalogue.groups.values() for name in names}
-    runs = catalogue.semantic | catalogue.boxsup
-    used = {e.model for e in catalogue.evaluations.values()}
+    runs = catalogue.semantic | catalogue.boxsup | catalogue.instance
+    named = {n for e in catalogue.evaluations.values() for n in (e.model, e.localization)}
+    used = named & set(runs)
     used |= {runs[name].init for name in used if runs[name].init in runs}
-    assert used == set(runs)
+    assert used == set(runs) and named <= {"none", *runs}
     assert grouped <= set(catalogue.evaluations)
 
 
@@ -337,6 +340,7 @@ def test_what_two_files_define_is_the_same_in_both():
             "weights",
             "semantic",
             "boxsup",
+            "instance",
             "evaluations",
         ):
             for name, entry in getattr(catalogue, section).items():
@@ -371,27 +375,52 @@ def settings_of_rows():
     return rows
 
 
+def settings_of_network(run, prefix=""):
+    """A run's settings under the names of paper_rows.csv, those of boxes with `localization_`."""
+    found = {key: getattr(run.network, key) for key in ("depth", "stride", "kernel", "dilation")}
+    found |= {"train": run.split, "init": "ImageNet", "network": "FCRN"}
+    if prefix:
+        found["bootstrapping"] = "off" if run.bootstrapping.kind == "off" else "on"
+        found["weighting"] = "off" if run.weighting.kind == "off" else "on"
+    else:
+        found["bootstrapping"] = getattr(run.bootstrapping, "keep", "off")
+    return {prefix + key: str(value) for key, value in found.items()}
+
+
 def test_wu2016_runs_have_the_settings_of_their_rows():
     rows = settings_of_rows()
     catalogue = load_catalogue(ROOT / "params" / "wu2016.yaml")
-    compared = 0
+    compared = Counter()
     for name, evaluation in catalogue.evaluations.items():
-        run = catalogue.semantic[evaluation.model]
-        keep = getattr(run.bootstrapping, "keep", None)
-        ours = {
-            "dataset": evaluation.dataset,
-            "split": evaluation.split,
-            "depth": str(run.network.depth),
-            "stride": str(run.network.stride),
-            "kernel": str(run.network.kernel),
-            "dilation": str(run.network.dilation),
-            "bootstrapping": "off" if keep is None else str(keep),
-        }
+        ours = {"dataset": evaluation.dataset, "split": evaluation.split}
+        run = catalogue.semantic.get(evaluation.model)
+        boxes = catalogue.instance.get(evaluation.localization)
+        if run is not None:
+            ours |= settings_of_network(run)
+            if run.init in catalogue.semantic:
+                ours["train"] = f"COCO, then {run.split}"
+                assert catalogue.datasets[catalogue.semantic[run.init].dataset].kind == "coco"
+        if boxes is not None:
+            ours |= settings_of_network(boxes, "localization_")
+            ours["score_maps"] = "true masks" if run is None else "a network"
+            ours["boxes"] = "a network"
         for row in evaluation.stands_for:
             theirs = {key: rows[row][key] for key in ours if key in rows[row]}
             assert {key: ours[key] for key in theirs} == theirs, (name, row)
-            compared += len(theirs)
-    assert compared > 100
+            compared[row.split("/")[1]] += len(theirs)
+    assert compared.total() > 500
+    assert (compared["Table 6"], compared["text 3.2"]) == (5 * 14, 10)
+
+
+def test_networks_behind_instances_learnt_from_the_images_for_instances():
+    catalogue = load_catalogue(ROOT / "params" / "wu2016.yaml")
+    for name in catalogue.groups["table6"]:
+        evaluation = catalogue.evaluations[name]
+        assert (evaluation.dataset, evaluation.split) == ("sbd", "instance_val")
+        semantic = catalogue.semantic.get(evaluation.model)
+        boxes = catalogue.instance.get(evaluation.localization)
+        for run in filter(None, (semantic, boxes)):
+            assert (run.dataset, run.split) == ("sbd", "instance_train"), name
 
 
 def test_dai2015_runs_have_the_supervision_of_their_rows():
@@ -416,6 +445,11 @@ def test_literals_of_kinds_are_unique_within_a_choice():
         module.Forest,
         module.Weights,
         module.Schedule,
+        module.Bootstrapping,
+        module.BoxBootstrapping,
+        module.Targets,
+        module.Weighting,
+        module.RegionNms,
     ):
         kinds = [get_type_hints(k)["kind"] for k in get_args(choice)]
         assert len(set(kinds)) == len(kinds)

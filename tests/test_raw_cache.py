@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import cv2
@@ -22,7 +23,7 @@ from pipeline.masks import encode_index_png
 from pipeline.params import SECTIONS, Augmentation
 from pipeline.pruning import prune
 from pipeline.tables import write_table
-from pipeline.training import TrainingSet, batches
+from pipeline.training import TrainingSet, batches, labelled_view
 
 SIZES = {"a": (40, 56), "b": (33, 47), "c": (64, 48), "d": (20, 31)}  # of height and width
 BARE = "d"  # has no label map
@@ -89,15 +90,15 @@ def maker(root: Path, dies_at: str = "never") -> subprocess.Popen:
 
 
 def samples(source, ids=("a", "b", "c")) -> TrainingSet:
-    return TrainingSet(
-        ids=ids,
+    sample_of = partial(
+        labelled_view,
         image_of=source.image,
         label_map_of=source.label_map,
         augmentation=MOVING,
         stride=8,
-        batch=2,
-        seed=3,
+        grid="centres",
     )
+    return TrainingSet(ids=ids, sample_of=sample_of, batch=2, seed=3)
 
 
 # --- the same numbers ----------------------------------------------------------------------------

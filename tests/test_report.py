@@ -12,7 +12,7 @@ from cityscapesscripts.helpers.labels import labels
 from matplotlib.figure import Figure
 from PIL import Image
 
-from pipeline import figures, protocol, reports
+from pipeline import figures, paper_tables, protocol, reports, wording
 from pipeline.categories import CITYSCAPES, CONTEXT, VOC
 from pipeline.datasets.prepared import Prepared
 from pipeline.datasets.proposal_table import ProposalTable, to_row
@@ -105,7 +105,7 @@ def stands_for(node):
 @pytest.mark.parametrize("path", sorted((ROOT / "params").glob("*.yaml")), ids=lambda p: p.stem)
 def test_the_catalogue_stands_for_rows_that_there_are(paper, paper_rows, path):
     for text in set(stands_for(read_yaml(path))):
-        reports.paper_row(text, paper, path.stem)
+        paper_tables.paper_row(text, paper, path.stem)
         assert reports.settings_of_row(text, paper_rows)["method"]
 
 
@@ -158,7 +158,7 @@ def evaluation(model, dataset, stands_for, **other):
     return {
         "model": model, "localization": "none", "dataset": dataset, "split": "val",
         "views": {"scales": [1.0], "flip": False, "shifts": 1}, "crf": "none",
-        "stands_for": stands_for,
+        "instances": "none", "stands_for": stands_for,
     } | other  # fmt: skip
 
 
@@ -262,6 +262,7 @@ def text(gathered, paper, paper_rows):
         bands={},
         machine="a processor, torch 9.9",
         studies=["seeds.md"],
+        sensitivities=["found_train.md"],
     )
 
 
@@ -277,7 +278,9 @@ def cells(text, start):
 
 # --- Markdown -----------------------------------------------------------------------------------
 def test_paper_ours_and_difference_stand_side_by_side_with_their_protocol(text):
-    head = dict(zip(reports.PAPER_HEAD, cells(text, "13: vanilla FCRN | mean IoU, %"), strict=True))
+    head = dict(
+        zip(paper_tables.PAPER_HEAD, cells(text, "13: vanilla FCRN | mean IoU, %"), strict=True)
+    )
     assert (head["paper"], head["ours"], head["difference"]) == ("73.41", "60.00", "-13.41")
     assert (head["dataset"], head["split"], head["images"]) == ("voc", "val", "47")
     assert (head["views"], head["CRF"]) == ("1", "none")
@@ -286,10 +289,12 @@ def test_paper_ours_and_difference_stand_side_by_side_with_their_protocol(text):
 
 
 def test_a_missing_number_is_a_dash_and_never_the_papers(text):
-    head = dict(zip(reports.PAPER_HEAD, cells(text, "5: BoxSup | mean IoU, %"), strict=True))
+    head = dict(zip(paper_tables.PAPER_HEAD, cells(text, "5: BoxSup | mean IoU, %"), strict=True))
     assert (head["paper"], head["ours"], head["difference"]) == ("62.00", "–", "–")
     assert head["images"] == "–"
-    nan = dict(zip(reports.PAPER_HEAD, cells(text, "13: vanilla FCRN | mean acc., %"), strict=True))
+    nan = dict(
+        zip(paper_tables.PAPER_HEAD, cells(text, "13: vanilla FCRN | mean acc., %"), strict=True)
+    )
     assert (nan["paper"], nan["ours"], nan["difference"]) == ("81.87", "–", "–")
 
 
@@ -308,7 +313,7 @@ def test_each_known_departure_has_a_footnote(gathered, paper_rows, text):
         "depth 50 instead of 101",
     ]
     notes = dict(
-        zip(reports.PAPER_HEAD, cells(text, "13: vanilla FCRN | mean IoU, %"), strict=True)
+        zip(paper_tables.PAPER_HEAD, cells(text, "13: vanilla FCRN | mean IoU, %"), strict=True)
     )
     assert notes["notes"] == "1, 2, 3, 4"
     assert "\n1. evaluated on 47 of the 1,449 official images" in text
@@ -342,14 +347,14 @@ def test_a_crf_is_told_with_its_parameters(tables, paper, paper_rows):
     assert not any("CRF" in note for note in protocol.departures(measured, theirs))
     fcrn = reports.settings_of_row("wu2016/Table 1/13", paper_rows)
     assert "CRF: yes instead of no" in protocol.departures(measured, fcrn)
-    table = reports.paper_sections([measured], paper, paper_rows)
+    table = paper_tables.paper_sections([measured], paper, paper_rows)
     row = cells(table, "1: baseline (DeepLab-CRF reimplementation) | mean IoU, %")
-    told = dict(zip(reports.PAPER_HEAD, row, strict=True))["CRF"]
+    told = dict(zip(paper_tables.PAPER_HEAD, row, strict=True))["CRF"]
     assert told == "yes: 5 (50 px, 10) + 3 (3 px), 10 rounds"
-    assert f"CRF {told}" in reports.card("voc_mask", [measured], paper_rows)
+    assert f"CRF {told}" in reports.card(measured.semantic, [measured], paper_rows)
     assert "| 1, then a CRF |" in reports.summary_table([measured], paper_rows)
     pruned = build(Crf, CRF | {"prune": 0.01}, "params.yaml", "crf")
-    assert protocol.crf_text(pruned) == f"{told}, pruned at 0.01"
+    assert wording.crf_text(pruned) == f"{told}, pruned at 0.01"
 
 
 def started_from(**other):
@@ -368,7 +373,7 @@ def test_a_run_is_told_with_what_it_started_from():
     assert (settings["masks_from"], settings["lam"]) == ("SCG", "1")
     text = protocol.supervision_text(started_from())
     assert text == "mask, after box on PASCAL VOC 2012 with the masks of SBD"
-    assert started_from().init == "the run voc_box"
+    assert started_from().semantic.init == "the run voc_box"
 
 
 def test_runs_that_start_from_each_other_are_told_and_end():
@@ -376,7 +381,7 @@ def test_runs_that_start_from_each_other_are_told_and_end():
     sections["semantic"]["voc_mask"] |= {"init": "voc_box"}
     sections["boxsup"]["voc_box"] |= {"init": "voc_mask"}
     measured = protocol.gather(build(Params, sections, "params.yaml", ""), {}, {})
-    assert all(len(m.before) <= 2 for m in measured)
+    assert all(len(m.semantic.before) <= 2 for m in measured)
 
 
 def test_a_run_like_the_papers_has_no_departure(gathered, paper_rows):
@@ -434,6 +439,8 @@ def test_the_header_states_processor_torch_precision_and_data(text):
 def test_figures_and_studies_are_linked(text):
     assert "(figures/sample_mask_overlays.png)" in text
     assert "(studies/seeds.md)" in text
+    assert "(sensitivity/found_train.md)" in text
+    assert "![found_train](sensitivity/found_train.png)" in text
 
 
 def test_every_run_has_a_card_with_its_limits(text):
@@ -466,7 +473,7 @@ def test_tables_without_any_evaluation_say_so(paper, paper_rows):
 def test_a_row_that_no_paper_has_is_refused_by_name(tables, paper, paper_rows, row):
     params = make_params(evaluations={"sample_mask": evaluation("sample_mask", "sample", [row])})
     with pytest.raises(BadInput, match="evaluations.sample_mask.stands_for.*wu2016/Table 7/"):
-        reports.paper_sections(protocol.gather(params, tables, {}), paper, paper_rows)
+        paper_tables.paper_sections(protocol.gather(params, tables, {}), paper, paper_rows)
 
 
 def test_a_bar_within_a_cell_does_not_end_it():
@@ -525,10 +532,11 @@ def test_a_mixture_is_told_by_what_is_trained_on(paper, paper_rows, dataset, tra
     theirs = reports.settings_of_row(row, paper_rows)
     assert protocol.settings(measured)["train"] == theirs["train"] == train
     assert not any("trained on" in note for note in protocol.departures(measured, theirs))
-    few = protocol.departures(replace(measured, images=(139, 120)), theirs)
+    few = replace(measured, semantic=replace(measured.semantic, images=(139, 120)))
+    few = protocol.departures(few, theirs)
     assert ("trained on 259 of the 133,869 official images" in few) == (dataset == "mixture")
     assert ("masks of 139 of the 10,582 official images" in few) == (dataset == "mixture")
-    card = reports.card("one", [measured], paper_rows)
+    card = reports.card(measured.semantic, [measured], paper_rows)
     assert "with the masks of SBD, and boxes of COCO 2014" in card
     assert card.count("images for research use only") == 1
     splits = [measured_on(dataset, run | {"split": s}) for s in ("boxes", "train")]
@@ -536,7 +544,8 @@ def test_a_mixture_is_told_by_what_is_trained_on(paper, paper_rows, dataset, tra
 
 
 def test_the_terms_of_cityscapes_stand_on_its_cards(paper_rows):
-    card = reports.card("one", [measured_on("cityscapes")], paper_rows)
+    measured = measured_on("cityscapes")
+    card = reports.card(measured.semantic, [measured], paper_rows)
     assert "Cityscapes, fine annotation." in card
     assert "for non-commercial use only" in card and "research use" not in card
 
@@ -796,9 +805,20 @@ def test_numbers_of_a_model_trained_with_other_parameters_are_not_shown(tmp_path
 
 def test_the_readme_shows_what_the_committed_report_measured():
     text = (ROOT / "README.md").read_text()
-    table = text.split("<!-- sample table -->")[1].split("<!-- end of sample table -->")[0]
     metrics = json.loads((ROOT / "reports" / "metrics.json").read_text())
-    shown = dict(re.findall(r"^\| `(\w+)` \|.*\| (\d+\.\d) \|$", table, flags=re.M))
-    assert set(shown) == {name for name in metrics if name.startswith("sample")}
-    for name, percent in shown.items():
-        assert float(percent) == pytest.approx(100 * metrics[name]["mean_iou"], abs=0.051)
+    label_maps = {name for name, numbers in metrics.items() if "mAP_r_vol" not in numbers}
+    objects = metrics.keys() - label_maps
+    tables = {
+        "sample table": (label_maps, ["mean_iou"]),
+        "objects table": (objects, ["mAP_r@0.5", "mAP_r@0.7", "mAP_r_vol"]),
+    }
+    for heading, (names, columns) in tables.items():
+        table = text.split(f"<!-- {heading} -->")[1].split(f"<!-- end of {heading} -->")[0]
+        shown = {}
+        for line in re.findall(r"^\| `.*$", table, flags=re.M):
+            cells = [cell.strip() for cell in line.strip("|").split("|")]
+            shown[cells[0].strip("`")] = [float(cell) for cell in cells[-len(columns) :]]
+        assert shown.keys() == {name for name in names if name.startswith("sample")}
+        for name, percents in shown.items():
+            measured = [100 * metrics[name][column] for column in columns]
+            assert percents == pytest.approx(measured, abs=0.051), name

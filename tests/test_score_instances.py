@@ -434,6 +434,19 @@ def test_what_annotations_may_leave_out(tmp_path):
     assert [(one.category, one.area, one.crowd) for one in image.objects] == [(4, 12, False)] * 2
 
 
+def test_images_of_one_file_name_go_by_their_paths(tmp_path):
+    files = ["a.jpg", "x/a.jpg", "x/b.v2.jpg", "/y/c.jpg", "y/c.jpg", "", None, "/"]
+    truth = the_truth() | {"annotations": []}
+    truth["images"] = [
+        {"id": n, "file_name": file, "height": 6, "width": 8} for n, file in enumerate(files)
+    ]
+    (tmp_path / "truth.json").write_text(json.dumps(truth))
+    (tmp_path / "ids.txt").write_text("x/a\n6\n")
+    known = read_truth(tmp_path / "truth.json").images.values()
+    assert [one.name for one in known] == ["a", "x/a", "b.v2", "/y/c", "y/c", "5", "6", "7"]
+    assert list(read_truth(tmp_path / "truth.json", tmp_path / "ids.txt").images) == [1, 6]
+
+
 def test_image_ids_may_be_texts(tmp_path):
     text = json.dumps(the_truth()).replace('"image_id": 1', '"image_id": "x"')
     truth = json.loads(text.replace('{"id": 1, "file_name"', '{"id": "x", "file_name"'))
@@ -526,7 +539,7 @@ def test_boxes_alone_are_refused(files):
         (lambda t: t["images"].clear(), "no image in it"),
         (lambda t: t["categories"].clear(), "no category in it"),
         (lambda t: t["images"].append(t["images"][0]), "image 0 again"),
-        (lambda t: t["images"].append(t["images"][0] | {"id": 9}), "image im0 again"),
+        (lambda t: t["images"].append(t["images"][0] | {"id": 9}), "image f/im0 again"),
         (lambda t: t["categories"].append({"id": 0, "name": "x"}), "category 0 again"),
         (lambda t: t["categories"].append({"id": 9, "name": "ring"}), "category ring again"),
         (lambda t: t["annotations"].append(t["annotations"][0]), "annotation 0 again"),

@@ -16,7 +16,7 @@ from pipeline.params import SECTIONS, AllPixels, TopK
 from pipeline.params_file import load_params
 from pipeline.stages.fetch import fetch
 from pipeline.stages.prepare import prepare
-from pipeline.study import seeded, units
+from pipeline.study import seeded, trainings
 
 ROOT = Path(__file__).resolve().parents[1]
 REAL = ROOT.parent / "shared" / "real"
@@ -92,7 +92,7 @@ def test_every_run_builds_and_scores_its_crop(name, capsys):
 def test_a_study_trains_four_runs_with_three_seeds_and_nothing_else(data):
     entry = STREETS.studies[f"streets_{data}"]
     params = seeded(STREETS, list(STREETS.groups[entry.group]), entry.seeds)
-    assert len(params.semantic) == len(params.evaluations) == len(units(params)) == 12
+    assert len(params.semantic) == len(params.evaluations) == len(trainings(params)) == 12
     assert {run.seed for run in params.semantic.values()} == {0, 1, 2}
     assert set(params.datasets) == {data}
     assert not params.forests and not params.proposals and not params.boxsup

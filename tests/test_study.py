@@ -12,7 +12,7 @@ from pipeline.catalogue import load_catalogue
 from pipeline.errors import BadInput
 from pipeline.params_file import load_params
 from pipeline.pruning import prune
-from pipeline.study import Unit, seeded, study, units
+from pipeline.study import Unit, measurements, seeded, study, trainings
 from pipeline.study_report import collect, mean_and_spread, page
 from pipeline.tables import read_table, write_table
 
@@ -52,22 +52,31 @@ def test_a_trained_parent_gets_the_seed_of_its_child(sample):
 def test_units_share_no_stage_and_parents_come_first(sample):
     child = module.replace(sample.boxsup["sample_semi"], init="sample_mask_s8")
     catalogue = module.replace(sample, boxsup=sample.boxsup | {"sample_semi": child})
-    found = units(seeded(catalogue, list(catalogue.groups["all"]), (0, 1)))
+    params = seeded(catalogue, list(catalogue.groups["fcrn"]) + ["sample_semi"], (0, 1))
+    found = trainings(params)
     stages = [stage for unit in found for stage in unit.stages]
-    assert len(stages) == len(set(stages))
-    assert len([s for s in stages if s.startswith(("train@", "boxsup@"))]) == 2 * 8
-    assert len([s for s in stages if s.startswith("evaluate@")]) == 2 * 9
+    assert len(stages) == len(set(stages)) == 2 * 4
     first = next(unit.stages for unit in found if unit.name == "sample_mask_s8_seed0")
-    order = [
-        first.index(s)
-        for s in (
-            "train@sample_mask_s8_seed0",
-            "boxsup@sample_semi_seed0",
-            "predict@sample_semi_seed0",
-            "evaluate@sample_semi_seed0",
-        )
+    assert first == ("train@sample_mask_s8_seed0", "boxsup@sample_semi_seed0")
+    measured = measurements(params)
+    assert len(measured) == 2 * 5
+    last = ("predict@sample_semi_seed1", "evaluate@sample_semi_seed1")
+    assert last in [unit.stages for unit in measured]
+
+
+def test_every_network_of_an_evaluation_has_the_seed(sample):
+    entry = module.replace(
+        sample.evaluations["sample_instances"], model="none", localization="sample_instances"
+    )
+    catalogue = module.replace(sample, evaluations={"found": entry})
+    params = seeded(catalogue, ["found"], (0, 7))
+    assert params.evaluations["found_seed7"].localization == "sample_instances_seed7"
+    assert params.evaluations["found_seed7"].model == "none"
+    assert params.instance["sample_instances_seed7"].seed == 7
+    assert [unit.stages for unit in trainings(params)] == [
+        ("localize@sample_instances_seed0",),
+        ("localize@sample_instances_seed7",),
     ]
-    assert order == sorted(order)
 
 
 def test_writes_params_that_say_the_same(sample, tmp_path):
@@ -123,6 +132,7 @@ def test_says_which_file_is_missing(tmp_path):
         collect(tmp_path, "s", evaluations=["mask"], models=[], seeds=[0])
 
 
+BOXED = ("14", "1/8", "3", "4", "72")
 NETWORKS = {"mask": ("14", "1/8", "3", "4", "72"), "box": ("14", "1/16", "3", "2", "80")}
 
 
@@ -143,6 +153,58 @@ def test_page_of_one_seed_has_no_spread(tmp_path):
     text = page(rows, title="s", facts=[], claims=[], networks=NETWORKS)
     assert "| mask | 14 | 1/8 | 3 | 4 | 72 | 50.0 | 50.0 |\n" in text
     assert "labels" not in text
+
+
+def of_objects(run, *seeds):
+    """Rows of a run that finds objects: mAP^r at 0.5, at 0.7 and over all, for each seed."""
+    rows = []
+    for seed, (half, seven, volume) in enumerate(seeds):
+        numbers = [("mAP_r", 0.5, half), ("mAP_r", 0.7, seven), ("mAP_r_vol", None, volume)]
+        numbers += [("mAP_r", 0.6, 0.99), ("mAP_r_mnc11", 0.5, 0.99), ("mean_iou", None, 0.25)]
+        same = {"study": "s", "run": run, "seed": seed, "category": None}
+        rows += [same | {"metric": m, "at": at, "value": value} for m, at, value in numbers]
+        rows.append(same | {"metric": "AP_r", "at": 0.5, "value": 0.99, "category": "disc"})
+    return rows
+
+
+FOUND = [
+    *of_objects("boxes", (0.5, 0.3, 0.4), (0.6, 0.5, 0.4)),
+    *of_objects("peer", (0.4, 0.2, 0.4), (0.7, 0.1, 0.2)),
+    *of_objects("ceiling", (1.0, 1.0, 1.0), (1.0, 1.0, 1.0)),
+]
+
+
+FINDING = {"boxes": BOXED, "peer": BOXED, "ceiling": ("—",) * 5}
+
+
+def test_a_page_of_objects_has_three_numbers_and_holds_claims_to_two_of_them():
+    claims = [("boxes", "peer")]
+    text = page(FOUND, title="s", facts=[], claims=claims, networks=FINDING)
+    assert "| vol | seed 0 | seed 1 |\n" in text
+    numbers = "55.0 ± 7.1 | 40.0 ± 14.1 | 40.0 ± 0.0 | 50.0 / 30.0 / 40.0 | 60.0 / 50.0 / 40.0 |\n"
+    assert f"| boxes | 14 | 1/8 | 3 | 4 | 72 | {numbers}" in text
+    assert "| boxes | peer | mAP^r at 0.5 | +0.0 ± 14.1 | 1 of 2 seeds |\n" in text
+    assert "| boxes | peer | vol | +10.0 ± 14.1 | 2 of 2 seeds |\n" in text
+    assert text.count("| boxes | peer |") == 2
+    assert "| ceiling | — | — | — | — | — | 100.0 ± 0.0 |" in text
+    assert "mean IoU" not in text and "99.0" not in text
+
+
+def test_a_page_of_both_has_a_table_of_each(rows):
+    networks = NETWORKS | FINDING
+    claims = [("mask", "box"), ("boxes", "peer"), ("mask", "peer")]
+    text = page(rows + FOUND, title="s", facts=[], claims=claims, networks=networks)
+    assert "| mask | 14 | 1/8 | 3 | 4 | 72 | 60.0 ± 10.0 | 50.0 | 70.0 | 60.0 |\n" in text
+    assert text.count("\n| boxes | 14 |") == 1
+    assert "| mask | box | mean IoU | +3.0 ± 6.1 | 2 of 3 seeds |\n" in text
+    assert "| boxes | peer | vol | +10.0 ± 14.1 | 2 of 2 seeds |\n" in text
+    assert "| mask | peer | mean IoU | — | 0 of 0 seeds |\n" in text
+
+
+def test_a_number_that_is_none_is_a_dash_on_the_page():
+    none = of_objects("boxes", (float("nan"), 0.5, 0.25))
+    text = page(none, title="s", facts=[], claims=[], networks={"boxes": BOXED})
+    assert "| 72 | — | 50.0 | 25.0 | — / 50.0 / 25.0 |\n" in text
 
 
 def test_spread_is_the_sample_standard_deviation():

@@ -4,6 +4,7 @@ import functools
 import multiprocessing
 import os
 import signal
+from functools import partial
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from pipeline.params import AllPixels, Augmentation, LinearSchedule, PolySchedul
 from pipeline.training import (
     TrainingSet,
     batches,
+    labelled_view,
     learning_rate,
     load_checkpoint,
     resume,
@@ -57,15 +59,15 @@ def label_map_of(image_id: str) -> np.ndarray:
 
 
 def training_set(count: int = 8, batch: int = 4, augmentation: Augmentation = MOVING, seed=0):
-    return TrainingSet(
-        ids=IDS[:count],
+    sample_of = partial(
+        labelled_view,
         image_of=image_of,
         label_map_of=label_map_of,
         augmentation=augmentation,
         stride=8,
-        batch=batch,
-        seed=seed,
+        grid="centres",
     )
+    return TrainingSet(ids=IDS[:count], sample_of=sample_of, batch=batch, seed=seed)
 
 
 def loader(samples: TrainingSet, first_step: int, last_step: int, workers: int = 0):

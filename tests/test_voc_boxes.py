@@ -19,7 +19,7 @@ from pipeline.proposals.form import from_membership
 from pipeline.stages.boxsup import supervision
 from pipeline.stages.fetch import fetch
 from pipeline.stages.prepare import prepare
-from pipeline.study import seeded, units
+from pipeline.study import seeded, trainings
 
 ROOT = Path(__file__).resolve().parents[1]
 REAL = ROOT.parent / "shared" / "real"
@@ -77,7 +77,7 @@ def test_lambda_counts_from_a_quarter_of_the_epochs_on_at_the_start_of_a_round()
 def test_the_study_trains_each_run_with_three_seeds():
     entry = BOXES.studies["voc_boxes"]
     params = seeded(BOXES, list(BOXES.groups[entry.group]), entry.seeds)
-    assert len(units(params)) == len(params.evaluations) == 3 * (len(RUNS) + 1)
+    assert len(trainings(params)) == len(params.evaluations) == 3 * (len(RUNS) + 1)
     assert {*params.boxsup, *params.semantic} == {e.model for e in params.evaluations.values()}
 
 

@@ -11,6 +11,7 @@ A segmentation is polygons or run-lengths, an image id a number or a text. An an
 """
 
 import re
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -43,7 +44,7 @@ class TruthImage:
     """An image and its objects, in the order of the file."""
 
     number: int | str  # published id
-    name: str  # stem of its file name, or the id as text
+    name: str  # see `_names`
     size: tuple[int, int]  # H, W
     objects: list[TruthObject]
 
@@ -162,13 +163,27 @@ def _images(entries: list[ImageEntry], path: Path) -> dict[int | str, TruthImage
     """The images by id, still without objects."""
     if not entries:
         raise BadFile(path, "no image in it", COPY_ANEW)
-    images = {}
-    for entry in entries:
-        name = PurePosixPath(entry.file_name or "").stem or str(entry.id)
-        images[entry.id] = TruthImage(entry.id, name, (entry.height, entry.width), [])
+    names = _names(entries)
     _need_distinct("image", [entry.id for entry in entries], path)
-    _need_distinct("image", [image.name for image in images.values()], path)
-    return images
+    _need_distinct("image", names, path)
+    return {
+        entry.id: TruthImage(entry.id, name, (entry.height, entry.width), [])
+        for entry, name in zip(entries, names, strict=True)
+    }
+
+
+def _names(entries: list[ImageEntry]) -> list[str]:
+    """The stem of each file name; of those whose stems are equal the path without its ending.
+
+    Without a file name the id as text.
+    """
+    files = [PurePosixPath(entry.file_name or "") for entry in entries]
+    count = Counter(file.stem for file in files)
+    names = []
+    for entry, file in zip(entries, files, strict=True):
+        unlike = file.stem if count[file.stem] == 1 else str(file.parent / file.stem)
+        names.append(unlike if file.stem else str(entry.id))
+    return names
 
 
 def _need_distinct(what: str, names: Sequence[int | str], path: Path) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from pipeline.datasets.places import home
 from pipeline.errors import BadInput
-from pipeline.params import CocoDataset, Dataset, MixtureDataset, Params, SemanticRun
+from pipeline.params import CocoDataset, Dataset, MixtureDataset, Params, TrainingRun
 from pipeline.tables import read_table
 
 SHARED_IDS = ("voc2012", "voc2007", "sbd", "context")
@@ -29,7 +29,8 @@ def refuse_leaks(root: Path, params: Params, *, model: str) -> None:
         BadInput: names the evaluation, both lists and how many images they share.
     """
     for name, entry in params.evaluations.items():
-        if model in trained_for(params, entry.model) and _prepared(root, entry.dataset):
+        behind = [*trained_for(params, entry.model), *trained_for(params, entry.localization)]
+        if model in behind and _prepared(root, entry.dataset):
             refuse_leak(root, params, name)
 
 
@@ -37,8 +38,10 @@ def refuse_leak(root: Path, params: Params, evaluation: str) -> None:
     """Check one evaluation, whose dataset is prepared. Raises BadInput as `refuse_leaks`."""
     entry = params.evaluations[evaluation]
     measured = _images(root, params, entry.dataset, entry.split)
-    for model in trained_for(params, entry.model):
-        run = (params.semantic | params.boxsup)[model]
+    trained = _trained(params)
+    behind = [*trained_for(params, entry.model), *trained_for(params, entry.localization)]
+    for model in behind:
+        run = trained[model]
         if not _prepared(root, run.dataset):
             continue
         if shared := measured & _images(root, params, run.dataset, run.split):
@@ -52,12 +55,16 @@ def refuse_leak(root: Path, params: Params, evaluation: str) -> None:
 
 def trained_for(params: Params, model: str) -> Iterator[str]:
     """A model and those it started from, one after another, as far as they are trained here."""
-    runs: dict[str, SemanticRun] = {**params.semantic, **params.boxsup}
+    runs = _trained(params)
     seen: set[str] = set()
     while model in runs and model not in seen:
         seen.add(model)
         yield model
         model = runs[model].init
+
+
+def _trained(params: Params) -> dict[str, TrainingRun]:
+    return {**params.semantic, **params.boxsup, **params.instance}
 
 
 def _prepared(root: Path, dataset: str) -> bool:

@@ -21,7 +21,7 @@ from pipeline.datasets.coco_results import read_truth
 from pipeline.datasets.label_maps import read_label_map
 from pipeline.datasets.matfile import encode_variables
 from pipeline.datasets.processes import map_in_threads
-from pipeline.errors import BadInput
+from pipeline.errors import BadFile, BadInput, some
 from pipeline.exports.places import chosen_label_maps, new_folder
 from pipeline.exports.predictions import read_predictions
 from pipeline.exports.voc import need_voc_categories
@@ -74,6 +74,9 @@ def _write_label_map(folder: Path, source: Path) -> None:
 # --- instances ------------------------------------------------------------------------------------
 def _export_instances(predicted: Path, out: Path, truth: Path) -> str:
     sizes = {image.name: image.size for image in read_truth(truth).images.values()}
+    if nested := [name for name in sizes if "/" in name]:
+        problem = f"names of images with a folder in them: {some(nested)}"
+        raise BadFile(truth, problem, "SBD's files lie in one; give each a file name of its own")
     parts = list(read_predictions(predicted, sizes, range(1, len(VOC))))
     table = (
         pd.concat(parts) if parts else pd.DataFrame(columns=SCHEMAS["predicted_instances"].names)

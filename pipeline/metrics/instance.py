@@ -20,6 +20,10 @@ import numpy as np
 Protocol = Literal["sds", "mnc11"]
 VOLUME = tuple(tenth / 10 for tenth in range(1, 10))  # the thresholds of mAP^r_vol
 
+# Pixels of a mask, least and most, as COCO has them: what is on a limit is of both classes.
+SIZES = {"small": (0.0, 32.0**2), "medium": (32.0**2, 96.0**2), "large": (96.0**2, 1e10)}
+WRONG, RIGHT, LEFT_OUT = 0, 1, 2  # what a detection is
+
 # As the original writes its 11 points: 0.1 + 0.2 is above 0.3, so a recall of 3/10 is not enough.
 RECALLS = np.arange(0.0, 1.1, 0.1)
 
@@ -36,6 +40,8 @@ class Pool(NamedTuple):
     near: np.ndarray  # (D,) how many objects are there
     overlaps: np.ndarray  # (sum of near,) float64: IoU of each detection with these
     num_objects: int  # G
+    areas: np.ndarray | None = None  # (D,) pixels of the masks; only the sizes of objects need them
+    object_areas: np.ndarray | None = None  # (G,)
 
 
 def average_precision(pool: Pool, thresholds: Sequence[float], protocol: Protocol) -> np.ndarray:
@@ -59,36 +65,79 @@ def average_precision(pool: Pool, thresholds: Sequence[float], protocol: Protoco
     if pool.num_objects == 0:
         return np.full(len(thresholds), np.nan if protocol == "sds" else 0.0)
     right = true_positives(pool, thresholds, protocol)
-    hits = np.cumsum(right, axis=1)  # (T, D)
-    precision = hits / np.arange(1, right.shape[1] + 1)
-    envelope = np.maximum.accumulate(precision[:, ::-1], axis=1)[:, ::-1]
     if protocol == "sds":
-        return (envelope * right).sum(axis=1) / pool.num_objects  # each hit adds 1 / G of recall
-    return np.array(
-        [_eleven_points(*row) for row in zip(hits / pool.num_objects, envelope, strict=True)]
-    )
+        return _areas(right, pool.num_objects)
+    recall = np.cumsum(right, axis=1) / pool.num_objects
+    envelope = _envelopes(right)
+    return np.array([_eleven_points(*row) for row in zip(recall, envelope, strict=True)])
+
+
+def _envelopes(right: np.ndarray) -> np.ndarray:
+    """(T, D): at each detection the best precision from there on, of detections by falling score.
+
+    Args:
+        right: (T, D) bool.
+    """
+    precision = np.cumsum(right, axis=1) / np.arange(1, right.shape[1] + 1)
+    return np.maximum.accumulate(precision[:, ::-1], axis=1)[:, ::-1]
+
+
+def _areas(right: np.ndarray, num_objects: int) -> np.ndarray:
+    """The areas (T,) under the envelopes of precision over recall."""
+    return (_envelopes(right) * right).sum(axis=1) / num_objects  # each hit adds 1 / G of recall
+
+
+def precision_recall(pool: Pool, threshold: float) -> tuple[np.ndarray, np.ndarray]:
+    """The curve whose area is the average precision of `sds` at a threshold.
+
+    Returns:
+        recall (D,) and precision (D,), float64, one point after each detection by falling score:
+        recall rises, and precision is the best that is reached with that recall or more. Without
+        any object both are empty.
+
+    Raises:
+        ValueError: arrays that do not fit together.
+    """
+    _check(pool)
+    if pool.num_objects == 0:
+        return np.zeros(0), np.zeros(0)
+    right = true_positives(pool, [threshold], "sds")
+    return np.cumsum(right[0]) / pool.num_objects, _envelopes(right)[0]
 
 
 def true_positives(pool: Pool, thresholds: Sequence[float], protocol: Protocol) -> np.ndarray:
     """Which detections are right at each threshold: (T, D) bool, by falling score."""
+    every = np.ones(pool.num_objects, np.bool_)
+    return _verdicts(pool, every, thresholds, protocol) == RIGHT
+
+
+def _verdicts(
+    pool: Pool, wanted: np.ndarray, thresholds: Sequence[float], protocol: Protocol
+) -> np.ndarray:
+    """(T, D) int8, by falling score: `RIGHT`, `WRONG`, or `LEFT_OUT` of an unwanted object."""
     first_overlap = np.cumsum(pool.near) - pool.near
-    order = np.argsort(-pool.scores, kind="stable")
+    order = falling(pool.scores)
     return _match(
         first_overlap[order],
         pool.first[order],
         pool.near[order],
         pool.overlaps,
-        pool.num_objects,
+        wanted,
         np.array(thresholds, np.float64),
         protocol == "sds",
     )
 
 
+def falling(scores: np.ndarray) -> np.ndarray:
+    """The order of detections by falling score, of equals the earlier first."""
+    return np.argsort(-scores, kind="stable")
+
+
 @numba.njit(nogil=True, cache=True)
-def _match(first_overlap, first_object, near, overlaps, num_objects, thresholds, sds):
-    """(T, D) bool: give the detections, in this order, to objects."""
-    right = np.zeros((thresholds.size, first_overlap.size), np.bool_)
-    taken = np.zeros((thresholds.size, num_objects), np.bool_)
+def _match(first_overlap, first_object, near, overlaps, wanted, thresholds, sds):
+    """(T, D) int8: give the detections, in this order, to objects, to unwanted ones (G,) last."""
+    verdicts = np.zeros((thresholds.size, first_overlap.size), np.int8)
+    taken = np.zeros((thresholds.size, wanted.size), np.bool_)
     for d in range(first_overlap.size):
         mine = overlaps[first_overlap[d] : first_overlap[d] + near[d]]
         if mine.size == 0:
@@ -98,15 +147,21 @@ def _match(first_overlap, first_object, near, overlaps, num_objects, thresholds,
             threshold = thresholds[t]
             if most < threshold or (sds and most == threshold):
                 continue  # nearly all end here
-            best, overlap = -1, -1.0
-            for g in range(mine.size):
-                if mine[g] > overlap and not (sds and taken[t, first_object[d] + g]):
-                    best, overlap = g, mine[g]
-            if best < 0 or taken[t, first_object[d] + best]:
-                continue
-            if overlap > threshold or (overlap == threshold and not sds):
-                right[t, d] = taken[t, first_object[d] + best] = True
-    return right
+            for verdict in (RIGHT, LEFT_OUT):
+                best, overlap = -1, -1.0
+                for g in range(mine.size):
+                    place = first_object[d] + g
+                    if wanted[place] != (verdict == RIGHT) or (sds and taken[t, place]):
+                        continue
+                    if mine[g] > overlap:
+                        best, overlap = place, mine[g]
+                if best < 0 or taken[t, best]:
+                    continue
+                if overlap > threshold or (overlap == threshold and not sds):
+                    taken[t, best] = True
+                    verdicts[t, d] = verdict
+                    break
+    return verdicts
 
 
 def mean_over_categories(precisions: np.ndarray) -> np.ndarray:
@@ -123,7 +178,7 @@ def _eleven_points(recall: np.ndarray, envelope: np.ndarray) -> float:
 
 
 def _check(pool: Pool) -> None:
-    scores, first, near, overlaps, num_objects = pool
+    scores, first, near, overlaps, num_objects, areas, object_areas = pool
     if not scores.shape == first.shape == near.shape == (len(scores),):
         raise ValueError(f"{scores.shape} scores, {first.shape} first objects, {near.shape} counts")
     if overlaps.shape != (near.sum(),):
@@ -134,6 +189,48 @@ def _check(pool: Pool) -> None:
         raise ValueError(f"an object beyond the {num_objects}")
     if not np.isfinite(scores).all():
         raise ValueError("a score is no finite number")
+    if areas is not None and areas.shape != scores.shape:
+        raise ValueError(f"areas {areas.shape} of {scores.shape} detections")
+    if object_areas is not None and object_areas.shape != (num_objects,):
+        raise ValueError(f"areas {object_areas.shape} of {num_objects} objects")
+
+
+# --- by the size of objects -----------------------------------------------------------------------
+def average_precision_of_size(
+    pool: Pool, limits: tuple[float, float], thresholds: Sequence[float]
+) -> np.ndarray:
+    """The average precision of `sds` at each threshold, for the objects of one class of sizes.
+
+    A detection is given to the best object of the class not yet taken, if it overlaps that enough;
+    else, with the same rule, to an object of another class, and then it is neither right nor wrong.
+    What is given to none is left out too where its own mask is of another class. So COCO's areas
+    are evaluated, but for what makes `sds` (more than the threshold, the area under the envelope).
+
+    Args:
+        pool: with areas.
+        limits: least and largest area of the class, both in it (see `SIZES`).
+
+    Returns:
+        (T,) float64 in [0, 1]; without any object of the class NaN.
+
+    Raises:
+        ValueError: no areas, or arrays that do not fit together.
+    """
+    _check(pool)
+    if pool.areas is None or pool.object_areas is None:
+        raise ValueError("the areas of the masks are not given")
+    of_class, wanted = (
+        (limits[0] <= areas) & (areas <= limits[1]) for areas in (pool.areas, pool.object_areas)
+    )
+    if not wanted.any():
+        return np.full(len(thresholds), np.nan)
+    verdicts = _verdicts(pool, wanted, thresholds, "sds")
+    counts = (verdicts != LEFT_OUT) & ((verdicts == RIGHT) | of_class[falling(pool.scores)])
+    found = [
+        _areas((row == RIGHT)[None, counted], int(wanted.sum()))[0]
+        for row, counted in zip(verdicts, counts, strict=True)
+    ]
+    return np.array(found)
 
 
 # --- overlaps -------------------------------------------------------------------------------------

@@ -9,12 +9,14 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from operator import itemgetter
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+import pandas as pd
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
+from pipeline.categories import things_of
 from pipeline.datasets.coco_results import (
     InstanceTruth,
     Results,
@@ -22,8 +24,9 @@ from pipeline.datasets.coco_results import (
     read_results,
     read_truth,
 )
+from pipeline.datasets.prepared import Prepared
 from pipeline.datasets.processes import processors
-from pipeline.datasets.run_lengths import Runs, runs_of
+from pipeline.datasets.run_lengths import Runs, read_texts, runs_of
 from pipeline.errors import BadInput, some
 from pipeline.metrics.instance import (
     VOLUME,
@@ -33,9 +36,11 @@ from pipeline.metrics.instance import (
     mean_over_categories,
     overlaps_of_runs,
 )
+from pipeline.object_maps import need_object_masks
 from pipeline.scoring.outcome import Outcome, Row
 
 PART = 4096  # detections that are compared at once
+PREDICT = "run predict for this evaluation again"
 COCO_THRESHOLDS = np.linspace(0.5, 0.95, 10)
 COCO_NUMBERS = (  # in the order of pycocotools' summary
     "AP", "AP50", "AP75", "AP_small", "AP_medium", "AP_large",
@@ -105,35 +110,119 @@ def pools_of_categories(truth: InstanceTruth, found: Results) -> dict[int, Pool]
     categories = {published: number for number, published in enumerate(truth.categories)}
     images = {published: number for number, published in enumerate(truth.images)}
     objects = [
-        (categories[one.category] * len(images) + images[image.number], one.rle)
+        (categories[one.category], images[image.number], one.rle)
         for image in truth.images.values()
         for one in image.objects
         if not one.crowd
     ]
-    objects.sort(key=itemgetter(0))  # by category, then image: the objects of a cell follow
-    cells = np.array([cell for cell, _ in objects], np.int64)  # (G,)
-    of_category = np.array([categories[published] for published in found.categories], np.int64)
-    of_image = np.array([images[published] for published in found.images], np.int64)
-    chosen = np.argsort(of_category, kind="stable")
-    wanted = (of_category * len(images) + of_image)[chosen]
+    objects.sort(key=itemgetter(0, 1))
+    known = Masks(
+        np.array([category for category, _, _ in objects], np.int64),
+        np.array([image for _, image, _ in objects], np.int64),
+        runs_of([rle for _, _, rle in objects]),
+    )
+    detected = Masks(
+        np.array([categories[published] for published in found.categories], np.int64),
+        np.array([images[published] for published in found.images], np.int64),
+        found.runs,
+    )
+    pools = pools_of(known, detected, found.scores, len(categories), len(images))
+    return dict(zip(categories, pools, strict=True))
+
+
+class Masks(NamedTuple):
+    """N masks, and what they are of."""
+
+    categories: np.ndarray  # (N,) int64, from 0
+    images: np.ndarray  # (N,) int64, from 0
+    runs: Runs
+
+
+def pools_of(
+    objects: Masks, found: Masks, scores: np.ndarray, num_categories: int, num_images: int
+) -> list[Pool]:
+    """What `average_precision` takes, of each category.
+
+    Args:
+        objects: by category, those of a category by image.
+        found: in any order; of equal scores the earlier is first. scores: (D,), theirs.
+    """
+    cells = objects.categories * num_images + objects.images  # (G,): objects of a cell follow
+    chosen = np.argsort(found.categories, kind="stable")
+    wanted = (found.categories * num_images + found.images)[chosen]
     first = np.searchsorted(cells, wanted)
     near = np.searchsorted(cells, wanted, "right") - first
-    overlaps = _overlaps(found.runs, runs_of([rle for _, rle in objects]), chosen, first, near)
+    overlaps = _overlaps(found.runs, objects.runs, chosen, first, near)
     pairs = np.concatenate([[0], np.cumsum(near)])
-    limits = np.arange(len(categories) + 1)
-    parts = np.searchsorted(of_category[chosen], limits)
-    starts = np.searchsorted(cells, limits * len(images))
-    pools = {}
-    for published, number in categories.items():
+    limits = np.arange(num_categories + 1)
+    parts = np.searchsorted(found.categories[chosen], limits)
+    starts = np.searchsorted(cells, limits * num_images)
+    pools = []
+    for number in range(num_categories):
         part = slice(parts[number], parts[number + 1])
-        pools[published] = Pool(
-            found.scores[chosen[part]],
-            first[part] - starts[number],
-            near[part],
-            overlaps[pairs[part.start] : pairs[part.stop]],
-            int(starts[number + 1] - starts[number]),
+        of_category = slice(starts[number], starts[number + 1])
+        pools.append(
+            Pool(
+                scores[chosen[part]],
+                first[part] - starts[number],
+                near[part],
+                overlaps[pairs[part.start] : pairs[part.stop]],
+                int(starts[number + 1] - starts[number]),
+                found.runs.areas[chosen[part]],
+                objects.runs.areas[of_category],
+            )
         )
     return pools
+
+
+def pools_of_rows(data: Prepared, split: str, found: pd.DataFrame) -> list[Pool]:
+    """What `average_precision` takes, of each category that may have objects, in their order.
+
+    Args:
+        found: a table of kind "predicted_instances"; of equal scores the earlier is first.
+
+    Raises:
+        BadInput: the objects of the split have no masks, or are not annotated; a row is of another
+            image or category, or has no finite score or no mask of its image.
+    """
+    ids, things = data.ids(split), things_of(data.categories)
+    order = {image_id: number for number, image_id in enumerate(ids)}
+    if others := sorted(set(found["image_id"]) - order.keys()):
+        raise BadInput(f"objects of images that are not in {split}: {some(others)}; {PREDICT}")
+    if others := sorted(set(found["category"]) - set(things)):
+        raise BadInput(f"objects of categories that have none: {some(others)}; {PREDICT}")
+    scores = found["score"].to_numpy(np.float64)
+    if not np.isfinite(scores).all():
+        raise BadInput(f"a score that is no number to rank by; {PREDICT}")
+    if not all(isinstance(text, str) and text.isascii() for text in found["mask_rle"]):
+        raise BadInput(f"an object without the run-lengths of a mask; {PREDICT}")
+
+    def masks(rows: pd.DataFrame) -> Masks:
+        sizes = [data.size(image_id) for image_id in rows["image_id"]]
+        runs, sound = read_texts(rows["mask_rle"].tolist(), sizes)
+        if not sound.all():
+            where = rows["image_id"].tolist()[int((~sound).argmax())]
+            raise BadInput(f"the mask of an object of {where} is none of that image; {PREDICT}")
+        images = [order[image_id] for image_id in rows["image_id"]]
+        numbers = np.searchsorted(things, rows["category"].to_numpy(np.int64))
+        return Masks(numbers, np.array(images, np.int64), runs)
+
+    return pools_of(masks(_true_rows(data, ids)), masks(found), scores, len(things), len(ids))
+
+
+def _true_rows(data: Prepared, ids: Sequence[str]) -> pd.DataFrame:
+    """The rows of all objects with a mask but crowds, by category, those of one by image."""
+    images = data.images[data.images["image_id"].isin(ids)]
+    unknown = images.loc[~images["has_boxes"], "image_id"].unique().tolist()
+    if unknown:
+        raise BadInput(
+            f"the objects of {len(unknown)} of {len(ids)} images are not annotated: "
+            f"{some(unknown)}; take a split whose images all have object masks"
+        )
+    need_object_masks(data, ids)
+    rows = pd.concat([data.objects(image_id) for image_id in ids])
+    objects = rows[~rows["crowd"].to_numpy(bool) & rows["mask_rle"].notna().to_numpy()]
+    return objects.sort_values("category", kind="stable")
 
 
 def _overlaps(
@@ -223,8 +312,7 @@ def _rows(
 ) -> list[Row]:
     """Means at each overlap and over 0.1 ... 0.9, then the categories."""
     each = np.stack([precisions[category] for category in truth.categories])  # (C, T)
-    in_volume = [level in VOLUME for level in levels]
-    volume = each[:, in_volume].mean(axis=1)  # (C,)
+    volume = over_volume(each, levels)  # (C,)
     means = mean_over_categories(each)
     rows = [Row("mean_ap", float(mean), at=t) for t, mean in zip(levels, means, strict=True)]
     rows.append(Row("mean_ap_vol", float(mean_over_categories(volume))))
@@ -234,6 +322,12 @@ def _rows(
     for name, value in zip(truth.categories.values(), volume, strict=True):
         rows.append(Row("ap_vol", float(value), name))
     return rows
+
+
+def over_volume(each: np.ndarray, levels: Sequence[float]) -> np.ndarray:
+    """The means (C,) over 0.1 ... 0.9 of what each category has at these levels (C, T)."""
+    in_volume = [level in VOLUME for level in levels]
+    return np.asarray(each[:, in_volume].mean(axis=1))
 
 
 def _counts(truth: InstanceTruth, found: Results) -> list[Row]:

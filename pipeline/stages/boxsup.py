@@ -14,7 +14,8 @@ from pipeline.datasets.leaks import refuse_leaks
 from pipeline.datasets.prepared import Prepared
 from pipeline.datasets.raw_cache import RawCache, pixels_of
 from pipeline.errors import BadInput
-from pipeline.fitting import LabelMaps, fit
+from pipeline.fitting import Round, fit, labels_round
+from pipeline.losses import bootstrapped_cross_entropy
 from pipeline.masks import decode_index_png
 from pipeline.parallel import rank
 from pipeline.params import BoxSupLabels, BoxSupRun, Params
@@ -58,11 +59,14 @@ def boxsup(root: Path, params: Params, run_name: str) -> None:
             tell_of_left_out(objects, run)
             check_kept(work.folder, rounds_learned(work.folder, run))
 
-        def labels_of_round(network: SemanticNetwork, epoch: int) -> LabelMaps:
+        def labels_of_round(network: SemanticNetwork, epoch: int) -> Round:
             maps = estimated_maps(
                 data, objects, run, network, epoch, proposals=proposals, folder=work.folder
             )
-            return LabelMaps(
+            return labels_round(
+                run,
+                network,
+                image_of=pixels.image,
                 label_map_of=partial(_true_or_estimated, pixels, masked, maps),
                 measure=partial(label_quality, data, maps),
             )
@@ -76,8 +80,8 @@ def boxsup(root: Path, params: Params, run_name: str) -> None:
             network,
             ids=sorted(masked) + boxed,
             categories=data.categories,
-            image_of=pixels.image,
-            labels_of_round=labels_of_round,
+            loss=partial(bootstrapped_cross_entropy, bootstrapping=run.bootstrapping),
+            round_of=labels_of_round,
             round_epochs=(
                 estimator.round_epochs if isinstance(estimator, BoxSupLabels) else run.epochs
             ),

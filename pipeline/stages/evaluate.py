@@ -1,4 +1,4 @@
-"""Stage `evaluate`: the predicted label maps of an evaluation against the truth -> one table.
+"""Stage `evaluate`: the predictions of an evaluation against the truth -> one table.
 
 C categories; H x W pixels; W widths of bands.
 """
@@ -18,7 +18,9 @@ from pipeline.metrics.boundary import band_confusions, border_distance
 from pipeline.metrics.semantic import confusion_matrix, scores
 from pipeline.params import Params
 from pipeline.scoring.outcome import Outcome, Row, write_metrics
+from pipeline.scoring.predicted_instances import instance_rows
 from pipeline.scoring.semantic import mean_rows, semantic_rows
+from pipeline.tables import read_table
 from pipeline.work import open_work
 
 BAND_WIDTHS = (1, 2, 5, 10, 20, 40)  # pixels, as `score boundary` has them
@@ -27,46 +29,67 @@ BAND_WIDTHS = (1, 2, 5, 10, 20, 40)  # pixels, as `score boundary` has them
 def evaluate(root: Path, params: Params, evaluation: str) -> None:
     """Write data/metrics/<evaluation>.parquet from the predictions and the prepared truth.
 
-    The scores are of all pixels of the split together. Beside them stand the scores of a map that
-    is background everywhere (`all_background_...`): what a model has to beat; and the mean IoU near
-    borders and away from them, `band_rows`.
+    Label maps, where the evaluation has a semantic network: the scores are of all pixels of the
+    split together. Beside them stand the scores of a map that is background everywhere
+    (`all_background_...`): what a model has to beat; and the mean IoU near borders and away from
+    them, `band_rows`. Objects, where it finds some: `instance_rows`.
 
     Raises:
         BadInput: a prediction is missing, unreadable or of another size than its image.
     """
     entry = params.evaluations[evaluation]
-    predictions = Path("data/predictions") / evaluation / "semantic"
+    label_maps = Path("data/predictions") / evaluation / "semantic"
+    instances = Path("data/predictions") / evaluation / "instances.parquet"
     prepared = Path("data/prepared") / entry.dataset
     out = Path("data/metrics") / f"{evaluation}.parquet"
+    segmented, objects_found = entry.model != "none", entry.instances != "none"
+    predictions = [label_maps] * segmented + [instances] * objects_found
 
     with open_work(
         root,
         stage="evaluate",
         key=evaluation,
         sections=["evaluations"],
-        inputs=[prepared, predictions],
+        inputs=[prepared, *predictions],
     ) as work:
         dataset = Prepared(root, entry.dataset)
         image_ids = dataset.ids(entry.split)
-        num_categories = len(dataset.categories)
-        paths = _prediction_paths(root / predictions, image_ids)
-        dataset.label_map(image_ids[0])  # reads the parts, before several threads ask for them
-        void = any((dataset.label_map(image_id) == IGNORE).any() for image_id in image_ids)
-        counts = np.zeros((num_categories, num_categories + 1), np.int64)
-        bands = np.zeros((len(BAND_WIDTHS), 2, *counts.shape), np.int64)
-        one = partial(_count, dataset, paths, band_confusions if void else bands_between_categories)
-        for of_image, of_bands in map_in_threads(one, image_ids, "evaluate"):
-            counts += of_image
-            bands += of_bands
-
-        rows = semantic_rows(scores(counts), dataset.categories)
-        if dataset.categories[0] == "background":
-            beside = mean_rows(scores(_all_background(counts)), "all_background_")
-            rows[-num_categories:-num_categories] = beside  # before the categories
-        measured = Outcome([Row("num_images", len(image_ids)), *rows, *band_rows(bands, void)])
+        rows = [Row("num_images", len(image_ids))]
+        if segmented:
+            rows += _label_map_rows(dataset, image_ids, root / label_maps)
+        if objects_found:
+            rows += _instance_rows(dataset, entry.split, root / instances)
         table = work.folder / out.name
-        write_metrics(table, measured, evaluation, entry.dataset, entry.split)
+        write_metrics(table, Outcome(rows), evaluation, entry.dataset, entry.split)
         work.publish({table: root / out})
+
+
+def _instance_rows(dataset: Prepared, split: str, table: Path) -> list[Row]:
+    """The rows of `evaluate` that objects give."""
+    found = read_table(table, "predicted_instances")
+    try:
+        return instance_rows(dataset, split, found)
+    except BadInput as problem:
+        raise BadInput(f"{table}: {problem}") from problem
+
+
+def _label_map_rows(dataset: Prepared, image_ids: list[str], folder: Path) -> list[Row]:
+    """The rows of `evaluate` that label maps give."""
+    num_categories = len(dataset.categories)
+    paths = _prediction_paths(folder, image_ids)
+    dataset.label_map(image_ids[0])  # reads the parts, before several threads ask for them
+    void = any((dataset.label_map(image_id) == IGNORE).any() for image_id in image_ids)
+    counts = np.zeros((num_categories, num_categories + 1), np.int64)
+    bands = np.zeros((len(BAND_WIDTHS), 2, *counts.shape), np.int64)
+    one = partial(_count, dataset, paths, band_confusions if void else bands_between_categories)
+    for of_image, of_bands in map_in_threads(one, image_ids, "evaluate"):
+        counts += of_image
+        bands += of_bands
+    rows = semantic_rows(scores(counts), dataset.categories)
+    if dataset.categories[0] == "background":
+        beside = mean_rows(scores(_all_background(counts)), "all_background_")
+        rows[-num_categories:-num_categories] = beside  # before the categories
+    return [*rows, *band_rows(bands, void)]
 
 
 def _prediction_paths(folder: Path, image_ids: list[str]) -> dict[str, Path]:

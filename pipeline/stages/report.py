@@ -8,6 +8,7 @@ import json
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,15 +19,18 @@ from pipeline import figures, reports
 from pipeline.datasets.prepared import Prepared
 from pipeline.datasets.proposal_table import ProposalTable
 from pipeline.errors import BadInput
+from pipeline.instance_reports import ObjectPictures
 from pipeline.label_step import rebuilt_map
 from pipeline.machine import machine
 from pipeline.masks import decode_index_png
-from pipeline.params import BoxSupLabels, BoxSupRun, Params, SemanticRun
+from pipeline.object_pictures import object_jobs
+from pipeline.params import BoxSupLabels, BoxSupRun, Evaluation, Params
 from pipeline.params_file import read_yaml
-from pipeline.protocol import Measured, gather, settings
+from pipeline.protocol import Measured, Run, gather, images_key, settings, trained_runs
 from pipeline.tables import read_table
 
 IMAGES_SHOWN = 4
+TRAINED_BY = {"semantic": "train", "boxsup": "boxsup", "instance": "localize"}  # stages, by section
 EPOCHS_SHOWN = (1, 5, 20)  # Dai2015 Fig. 3; of a shorter run, its last
 SUPERVISIONS = ("mask", "box", "semi")  # Dai2015 Fig. 5, from left to right
 COMPARED = tuple(f"dai2015/Table 1/{row}" for row in (1, 2, 5, 3))  # Dai2015 Figs. 4, 5: 1, 2, 5
@@ -44,19 +48,18 @@ def report(root: Path, params: Params) -> None:
     paper = reports.read_paper(out / "paper.csv", reports.PAPER_COLUMNS)
     paper_rows = reports.read_paper(out / "paper_rows.csv", reports.PAPER_ROWS_COLUMNS)
 
-    runs = dict.fromkeys(evaluation.model for evaluation in params.evaluations.values())
     current = [name for name in params.evaluations if is_current(root, params, name)]
     metrics = _tables({n: measured / f"{n}.parquet" for n in current}, "metrics")
-    shown = dict.fromkeys(params.evaluations[name].model for name in current)
+    shown = {network: None for name in current for network in networks_of(params, name)}
     histories = _tables({n: models / f"{n}.history.parquet" for n in shown}, "history")
     choices = _tables({n: models / f"{n}.choices.parquet" for n in shown}, "choices")
     datasets = _prepared(root, params)
 
-    trained = {**params.semantic, **params.boxsup}
     images = {
-        name: _images(trained[name], datasets[trained[name].dataset])
-        for name in runs
-        if trained[name].dataset in datasets
+        network: _images(run, datasets[run.dataset])
+        for name in params.evaluations
+        for network, (_, run) in networks_of(params, name).items()
+        if run.dataset in datasets
     }
     gathered = gather(params, metrics, images)
     beside = compared([m for m in gathered if m.value("num_images") is not None])
@@ -72,6 +75,7 @@ def report(root: Path, params: Params) -> None:
         bands=bands,
         machine=machine(),
         studies=sorted(path.name for path in (out / "studies").glob("*.md")),
+        sensitivities=sorted(path.name for path in (out / "sensitivity").glob("*.md")),
     )
     if _params_text(root) != before:
         raise BadInput("params.yaml was edited while the report was made; run `dvc repro` again")
@@ -84,25 +88,26 @@ def _tables(paths: dict[str, Path], kind: str) -> dict[str, pd.DataFrame]:
     return {name: read_table(path, kind) for name, path in paths.items() if path.is_file()}
 
 
+def networks_of(params: Params, evaluation: str) -> dict[str, tuple[str, Run]]:
+    """The trained networks that an evaluation asks: {name: (section, run)}."""
+    entry, runs = params.evaluations[evaluation], trained_runs(params)
+    return {name: runs[name] for name in (entry.model, entry.localization) if name in runs}
+
+
 def is_current(root: Path, params: Params, evaluation: str) -> bool:
     """Whether an evaluation's numbers are of what params.yaml describes now.
 
     A stage that failed after an edit leaves the numbers of the one before. dvc.lock tells with what
     each stage last ran; where it knows nothing, stages were run by hand, and are believed.
     """
-    entry = params.evaluations[evaluation]
-    section, stage = ("semantic", "train") if entry.model in params.semantic else ("boxsup",) * 2
-    run = getattr(params, section)[entry.model]
-    behind = [
-        f"prepare@{run.dataset}",
-        f"weights@{run.init}",
-        f"{stage}@{entry.model}",
-        f"predict@{evaluation}",
-    ]
-    if isinstance(run, BoxSupRun):
-        key = f"{run.proposals}_{run.dataset}"
-        proposals = params.proposals[key]
-        behind += [f"propose@{key}", f"forests@{proposals.contours}", f"forests@{proposals.ranker}"]
+    behind = [f"prepare@{params.evaluations[evaluation].dataset}", f"predict@{evaluation}"]
+    for name, (section, run) in networks_of(params, evaluation).items():
+        behind += [f"prepare@{run.dataset}", f"weights@{run.init}", f"{TRAINED_BY[section]}@{name}"]
+        if isinstance(run, BoxSupRun):
+            key = f"{run.proposals}_{run.dataset}"
+            proposals = params.proposals[key]
+            behind += [f"propose@{key}"]
+            behind += [f"forests@{forest}" for forest in (proposals.contours, proposals.ranker)]
     lock = root / "dvc.lock"
     if not lock.is_file():
         return True
@@ -139,7 +144,7 @@ def _prepared(root: Path, params: Params) -> dict[str, Prepared]:
     return found
 
 
-def _images(run: SemanticRun, data: Prepared) -> tuple[int, int]:
+def _images(run: Run, data: Prepared) -> tuple[int, int]:
     """How many images a run learns from, by masks and by boxes."""
     chosen = data.images[data.images["split"] == run.split]
     if not isinstance(run, BoxSupRun):
@@ -156,7 +161,7 @@ def compared(gathered: Sequence[Measured]) -> dict[str, dict[str, Measured]]:
     without one, the first.
 
     Returns:
-        {reports.images_key(evaluation): {supervision: evaluation, in the order `SUPERVISIONS`}}.
+        {images_key(evaluation): {supervision: evaluation, in the order `SUPERVISIONS`}}.
     """
 
     def rank(measured: Measured) -> int:
@@ -166,8 +171,8 @@ def compared(gathered: Sequence[Measured]) -> dict[str, dict[str, Measured]]:
         )
 
     groups: dict[str, dict[str, Measured]] = {}
-    for measured in sorted(gathered, key=rank):
-        group = groups.setdefault(reports.images_key(measured), {})
+    for measured in sorted((m for m in gathered if m.semantic), key=rank):
+        group = groups.setdefault(images_key(measured), {})
         group.setdefault(settings(measured)["supervision"], measured)
     return {
         key: {kind: group[kind] for kind in SUPERVISIONS if kind in group}
@@ -206,7 +211,7 @@ def _draw(
             split=evaluation.split,
             predicted=predictions / name / "semantic",
         )
-        for name, evaluation in params.evaluations.items()
+        for name, evaluation in with_own_maps(params.evaluations).items()
         if evaluation.dataset in datasets and (predictions / name / "semantic").is_dir()
     }
     curves = {
@@ -247,6 +252,7 @@ def _draw(
         for key, group in beside.items()
         if (dataset := next(iter(group.values())).entry.dataset) in datasets
     }
+    objects = object_jobs(root, params, datasets)
     folder = root / "reports" / "figures"
     return reports.Pictures(
         overlays=_drawn(folder, "overlays", overlays),
@@ -255,7 +261,22 @@ def _draw(
         quality=_drawn(folder, "label_quality", quality),
         boundary=_drawn(folder, "boundary", boundary),
         examples=_drawn(folder, "examples", examples),
+        objects=ObjectPictures(
+            steps=_drawn(folder, "steps", objects.steps),
+            overlays=_drawn(folder, "objects", objects.overlays),
+            precision_recall=_drawn(folder, "precision_recall", objects.precision_recall),
+        ),
     )
+
+
+def with_own_maps(evaluations: Mapping[str, Evaluation]) -> dict[str, Evaluation]:
+    """One evaluation for each way to label maps: those that find objects share that of others."""
+    found: dict[str, Evaluation] = {}
+    for name, entry in sorted(evaluations.items(), key=lambda pair: pair[1].instances != "none"):
+        same = replace(entry, localization="none", instances="none", stands_for=())
+        if entry.model != "none" and (entry.instances == "none" or same not in found.values()):
+            found[name] = same
+    return {name: entry for name, entry in evaluations.items() if name in found}
 
 
 def _label_rounds(

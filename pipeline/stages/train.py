@@ -1,12 +1,14 @@
 """Stage `train`: train a semantic network by masks."""
 
+from functools import partial
 from pathlib import Path
 
 from pipeline.checkpoints import SemanticNetwork, build_network, start_from
 from pipeline.datasets.leaks import refuse_leaks
 from pipeline.datasets.prepared import Prepared
 from pipeline.datasets.raw_cache import pixels_of
-from pipeline.fitting import LabelMaps, fit
+from pipeline.fitting import Round, fit, labels_round
+from pipeline.losses import bootstrapped_cross_entropy
 from pipeline.params import Params
 from pipeline.shared_work import open_shared_work
 
@@ -32,8 +34,8 @@ def train(root: Path, params: Params, run_name: str) -> None:
         data = Prepared(root, run.dataset)
         pixels = pixels_of(root, run.dataset, data)
 
-        def true_masks(network: SemanticNetwork, epoch: int) -> LabelMaps:
-            return LabelMaps(pixels.label_map, dict)
+        def true_masks(network: SemanticNetwork, epoch: int) -> Round:
+            return labels_round(run, network, image_of=pixels.image, label_map_of=pixels.label_map)
 
         network = build_network(run.network, len(data.categories), seed=run.seed)
         start_from(init, network, data.categories)
@@ -43,8 +45,8 @@ def train(root: Path, params: Params, run_name: str) -> None:
             network,
             ids=data.ids(run.split),
             categories=data.categories,
-            image_of=pixels.image,
-            labels_of_round=true_masks,
+            loss=partial(bootstrapped_cross_entropy, bootstrapping=run.bootstrapping),
+            round_of=true_masks,
             round_epochs=run.epochs,
             device=work.device,
         )
