@@ -16,11 +16,12 @@ from torch import nn
 from pipeline.box_targets import Standard
 from pipeline.categories import things_of
 from pipeline.checkpoints import SemanticNetwork, standard_of
+from pipeline.datasets.prepared import Prepared
 from pipeline.errors import BadInput
 from pipeline.inference import Cells, Size, for_inference, label_map_of_cells, stride_of
 from pipeline.instance_maps import box_maps, semantic_maps, true_box_maps, true_semantic_maps
 from pipeline.instances import Instances, component_instances, find_instances
-from pipeline.object_maps import ObjectMap
+from pipeline.object_maps import ObjectMap, object_map
 from pipeline.params import BoxInstances, ComponentInstances, Precision, Targets, Views
 from pipeline.params_file import build
 from pipeline.post_processing import ROOM
@@ -28,8 +29,9 @@ from pipeline.tiles import CPU_ROOM, GPU_NUMBERS, VIEW_BYTES, is_out_of_memory
 
 MAP_COPIES = 3  # of the maps at a time: their mean so far, and what a view adds to it
 GPU_CHANNELS = 64  # numbers of a layer by pixel of the view, at most
-# Of finding objects, by pixel of the image, and for each thing: 20 things took 39 to 43 in all.
-PIXEL_BYTES, THING_BYTES = 10, 2
+# Finding the objects of 20 things took 39 to 43 bytes by pixel of the image in all.
+PIXEL_BYTES = 10
+THING_BYTES = 2  # for each thing
 COARSEST = 64  # pixels from vote to vote
 
 
@@ -93,6 +95,11 @@ class Finder:
     semantic: Asked | None
     localizer: Asked | None
 
+    @property
+    def asks_truth(self) -> bool:
+        """Whether the true objects stand in for a network."""
+        return isinstance(self.rule, BoxInstances) and None in (self.semantic, self.localizer)
+
     def maps(self, image: np.ndarray, objects: ObjectMap | None) -> Maps:
         """What is said of an image, by the networks or by the truth.
 
@@ -114,13 +121,11 @@ class Finder:
             stride = stride_of(self.semantic.network)
             self._need_room(size, stride, len(self.categories))
             return Maps(self._probabilities(image, stride, None), None, things, stride, size)
-        by_networks = self.semantic is not None and self.localizer is not None
-        if objects is None and not by_networks:
-            raise ValueError("the true objects stand in for a network, and are not given")
-        stride = self.rule.vote_stride if by_networks else 1
-        rows = np.arange(len(things))
-        if objects is not None and not by_networks:
-            rows = np.unique(objects.things)
+        stride, rows = self.rule.vote_stride, np.arange(len(things))
+        if self.asks_truth:
+            if objects is None:
+                raise ValueError("the true objects stand in for a network, and are not given")
+            stride, rows = 1, np.unique(objects.things)
         self._need_room(size, stride, len(self.categories) + 4 * len(rows))
         probabilities = self._probabilities(image, stride, objects)
         boxes = self._boxes(image, stride, rows.tolist(), objects)
@@ -159,22 +164,22 @@ class Finder:
         if self.localizer is None:
             assert objects is not None
             return true_box_maps(objects, rows)
-        asked = self.localizer
-        assert asked.targets is not None and asked.standard is not None
+        localizer = self.localizer
+        assert localizer.targets is not None and localizer.standard is not None
         call = partial(
             box_maps,
-            asked.network,
+            localizer.network,
             image,
-            targets=asked.targets,
-            standard=asked.standard,
+            targets=localizer.targets,
+            standard=localizer.standard,
             vote_stride=stride,
             rows=rows,
         )
-        return self._ask(asked, image.shape[:2], call)
+        return self._ask(localizer, image.shape[:2], call)
 
-    def _ask(self, asked: Asked, size: Size, call: Callable[..., np.ndarray]) -> np.ndarray:
+    def _ask(self, network: Asked, size: Size, call: Callable[..., np.ndarray]) -> np.ndarray:
         """What a network says. BadInput where it cannot look at the image whole."""
-        device, views = asked.device, self.views
+        device, views = network.device, self.views
         (height, width), largest = size, max(views.scales)
         pixels = GPU_NUMBERS / GPU_CHANNELS if device.type == "cuda" else CPU_ROOM / VIEW_BYTES
         most = math.sqrt(pixels / (height * width * (1 + views.flip)))
@@ -184,9 +189,9 @@ class Finder:
                 f"one pass on {device}, and objects are found in images whole; give views.scales "
                 f"of at most {math.floor(most * 100) / 100:g}, or smaller images"
             )
-        torch.set_num_threads(asked.threads)
+        torch.set_num_threads(network.threads)
         try:
-            return call(views=views, device=device, precision=asked.precision)
+            return call(views=views, device=device, precision=network.precision)
         except (MemoryError, RuntimeError) as error:
             if not is_out_of_memory(error):
                 raise
@@ -208,13 +213,20 @@ class Finder:
         if fits(stride):
             return
         enough = next((step for step in range(stride, COARSEST + 1) if fits(step)), None)
-        by_networks = self.semantic is not None and self.localizer is not None
-        coarser = f"an instances.vote_stride of {enough}, or " if enough and by_networks else ""
+        can_be_coarser = isinstance(self.rule, BoxInstances) and not self.asks_truth
+        coarser = f"an instances.vote_stride of {enough}, or " if enough and can_be_coarser else ""
         raise BadInput(
             f"{size[0]} x {size[1]} pixels (height x width) with {numbers} numbers for every "
             f"{stride} x {stride} of them do not fit in memory, and objects are found in images "
             f"whole; give {coarser}smaller images"
         )
+
+
+def maps_of(finder: Finder, data: Prepared, image_id: str) -> Maps:
+    """What is said of an image of a prepared dataset, which gives the truth where it is asked."""
+    things = things_of(data.categories)
+    objects = object_map(data, image_id, things) if finder.asks_truth else None
+    return finder.maps(data.image(image_id), objects)
 
 
 def label_map_of(maps: Maps) -> np.ndarray:

@@ -13,12 +13,14 @@ from pipeline.markdown import (
     markdown_table,
     percent,
     stands_for_text,
+    table_by_category,
 )
 from pipeline.params import BoxInstances, InstanceRun
 from pipeline.protocol import (
     Measured,
     Trained,
     by_images,
+    categories_of,
     images_key,
     network_supervision,
     source_text,
@@ -32,9 +34,9 @@ from pipeline.wording import (
 )
 
 OBJECT_METRICS = {"mAP_r": "mAP^r", "mAP_r_vol": "mAP^r vol"}
-JSON_OVERLAPS = (None, 0.5, 0.7)  # of mAP^r in metrics.json; None: over all
+OVERLAPS = (0.5, 0.7)  # those of Wu2016 Table 6
+JSON_OVERLAPS = (None, *OVERLAPS)  # of mAP^r in metrics.json; None: over all
 SIZES = ("small", "medium", "large")
-MAX_ROWS = 25  # of categories that stand in columns: VOC has 20
 
 
 @dataclass(frozen=True)
@@ -79,7 +81,7 @@ def decoding_cells(measured: Measured) -> list[str]:
     """What `DECODING` names."""
     entry = measured.entry
     if entry.instances == "none":
-        return [DASH] * 6 + [views_text(entry.views)]
+        return [DASH] * (len(DECODING) - 1) + [views_text(entry.views)]
     if not isinstance(entry.instances, BoxInstances):
         pixels = str(entry.instances.min_pixels)
         return [DASH, DASH, DASH, DASH, pixels, DASH, views_text(entry.views)]
@@ -140,7 +142,7 @@ def objects_table(finding: Sequence[Measured], paper_rows: pd.DataFrame) -> str:
     numbers = [
         f"mAP^r {which}, %{protocol}"
         for protocol in ("", " (mnc11)")
-        for which in (0.5, 0.7, "vol")
+        for which in (*OVERLAPS, "vol")
     ]
     head = ["run", *NETWORKS, *DECODING, *numbers, "objects", "detections", "stands for"]
     rows = [
@@ -162,7 +164,7 @@ def objects_table(finding: Sequence[Measured], paper_rows: pd.DataFrame) -> str:
 def _three(measured: Measured, protocol: str = "") -> list[float | None]:
     """mAP^r at 0.5, at 0.7 and over all overlaps."""
     name = f"mAP_r{protocol}"
-    at = [measured.value(name, at=overlap) for overlap in (0.5, 0.7)]
+    at = [measured.value(name, at=overlap) for overlap in OVERLAPS]
     return [*at, measured.value(f"mAP_r_vol{protocol}")]
 
 
@@ -177,7 +179,7 @@ def object_numbers(measured: Measured) -> str:
 
 def sizes_table(finding: Sequence[Measured]) -> str:
     """mAP^r of small, medium and large objects; empty where none is measured."""
-    columns = [(size, at) for size in SIZES for at in (0.5, 0.7)]
+    columns = [(size, at) for size in SIZES for at in OVERLAPS]
     rows = []
     for m in finding:
         values = [m.value(f"mAP_r_{size}", at=at) for size, at in columns]
@@ -194,27 +196,18 @@ def sizes_table(finding: Sequence[Measured]) -> str:
 
 
 def precision_tables(finding: Sequence[Measured]) -> str:
-    """AP^r by category: a table for each (dataset, split) with anything measured.
-
-    A run a row; with many categories, a category a row.
-    """
+    """AP^r by category: a table for each (dataset, split) with anything measured."""
     parts = []
     for (dataset, split), group in by_images(finding).items():
-        names = [c for m in group for (metric, c, _) in m.values if metric == "AP_r" and c]
-        categories = list(dict.fromkeys(names))
-        if not categories:
-            continue
-        rows = [["run", *categories]]
-        rows += [[m.name, *(_pair(m, category) for category in categories)] for m in group]
-        if len(categories) > MAX_ROWS:
-            rows = [list(column) for column in zip(*rows, strict=True)]
-        parts.append(f"AP^r by category at 0.5 / at 0.7, %, on {dataset}, {split}:\n")
-        parts.append(markdown_table(rows[0], rows[1:]))
+        if categories := categories_of(group, "AP_r"):
+            parts.append(f"AP^r by category at 0.5 / at 0.7, %, on {dataset}, {split}:\n")
+            runs = {m.name: [_pair(m, category) for category in categories] for m in group}
+            parts.append(table_by_category(categories, runs))
     return "\n".join(parts)
 
 
 def _pair(measured: Measured, category: str) -> str:
-    values = [measured.value("AP_r", category, overlap) for overlap in (0.5, 0.7)]
+    values = [measured.value("AP_r", category, overlap) for overlap in OVERLAPS]
     return " / ".join(map(percent, values))
 
 

@@ -7,6 +7,7 @@ from typing import Any
 import pandas as pd
 
 DASH = "–"
+MOST_COLUMNS = 25  # of categories: VOC has 21
 PAPERS = {"wu2016": "Wu et al. 2016", "dai2015": "Dai et al. 2015", "slides": "Lecture slides"}
 
 
@@ -25,6 +26,18 @@ def markdown_table(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
     lines = [head, ["---"] * len(head), *rows]
     cells = [[DASH if c is None else str(c).replace("|", r"\|") for c in line] for line in lines]
     return "\n".join("| " + " | ".join(line) + " |" for line in cells) + "\n"
+
+
+def table_by_category(categories: Sequence[str], runs: Mapping[str, Sequence[str]]) -> str:
+    """A run a row; with many categories, a category a row.
+
+    Args:
+        runs: {run: its cells, one for each category}.
+    """
+    rows = [["run", *categories], *([name, *cells] for name, cells in runs.items())]
+    if len(categories) > MOST_COLUMNS:
+        rows = [list(column) for column in zip(*rows, strict=True)]
+    return markdown_table(rows[0], rows[1:])
 
 
 def settings_of_row(text: str, paper_rows: pd.DataFrame) -> dict[str, str]:

@@ -13,17 +13,17 @@ from pipeline.datasets.prepared import Prepared
 from pipeline.datasets.run_lengths import read_texts
 from pipeline.errors import BadInput
 from pipeline.instance_figures import Steps, mean_precision
+from pipeline.instance_reports import OVERLAPS
 from pipeline.instances import find_votes
 from pipeline.masks import rle_box
 from pipeline.metrics.instance import precision_recall
 from pipeline.object_overlays import Drawn
 from pipeline.params import BoxInstances, ComponentInstances, Evaluation, Params
-from pipeline.scoring.instances import pools_of_rows
+from pipeline.scoring.instances import pools_of_rows, with_masks
 from pipeline.tables import read_table
 
 IMAGES_SHOWN = 3
 SCORE_SHOWN = 0.5  # objects of less confidence are not drawn over images
-OVERLAPS = (0.5, 0.7)  # of the curves: those of Wu2016 Table 6
 
 Jobs = dict[str, Callable[[Path], None]]
 
@@ -111,8 +111,7 @@ def draw_objects(path: Path, data: Prepared, split: str, tables: Mapping[str, Pa
 
 def _true_objects(data: Prepared, image_id: str) -> list[Drawn]:
     """An image's objects, the smallest first. Crowds are none."""
-    rows = data.objects(image_id)
-    rles = rows.loc[~rows["crowd"].to_numpy(bool) & rows["mask_rle"].notna(), "mask_rle"].tolist()
+    rles = with_masks(data.objects(image_id))["mask_rle"].tolist()
     areas = read_texts(rles, [data.size(image_id)] * len(rles))[0].areas
     return _drawn(data, image_id, [rles[n] for n in np.argsort(areas, kind="stable").tolist()])
 

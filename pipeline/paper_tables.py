@@ -56,9 +56,9 @@ PAPER_PROTOCOL = (
     "dataset", "split", "images", "views", "CRF", "supervision", *NETWORK_HEAD, "parameters",
     "data",
 )  # fmt: skip
-PAPER_HEAD = (
-    "row", "metric", "paper", "ours", "difference", "evaluation", *PAPER_PROTOCOL, "notes",
-)  # fmt: skip
+COMPARISON = ("row", "metric", "paper", "ours", "difference", "evaluation")
+PAPER_HEAD = (*COMPARISON, *PAPER_PROTOCOL, "notes")
+OBJECT_HEAD = (*COMPARISON, *OBJECT_PROTOCOL, "notes")
 
 
 def _paper_table(
@@ -80,8 +80,7 @@ def _paper_table(
             rows.append([label, _metric_text(metric, category, at), percent(their), percent(ours)])
             rows[-1].append(DASH if ours is None else f"{100 * (ours - their):+.2f}")
             rows[-1] += [measured.name, *protocol, numbers]
-    head = [*PAPER_HEAD[:6], *(OBJECT_PROTOCOL if of_objects else PAPER_PROTOCOL), PAPER_HEAD[-1]]
-    text = markdown_table(head, rows)
+    text = markdown_table(OBJECT_HEAD if of_objects else PAPER_HEAD, rows)
     return text + "".join(f"\n{i}. {note}" for i, note in enumerate(notes, 1)) + "\n"
 
 

@@ -104,8 +104,9 @@ def _build_kind(choices: tuple[Any, ...], value: Any, file: str, where: str) -> 
     named = {get_args(get_type_hints(c)["kind"])[0]: c for c in kinds}
     given = value.get("kind") if isinstance(value, dict) else value
     if not isinstance(value, dict) or not isinstance(given, str) or given not in named:
-        known = [*alone, *(f"{{kind: {name}, ...}}" for name in named)] if alone else named
-        key = where if alone else f"{where}.kind"
+        whole = bool(alone) or isinstance(value, str)  # what is wrong is not the kind alone
+        known = [*alone, *(f"{{kind: {name}, ...}}" for name in named)] if whole else named
+        key = where if whole else f"{where}.kind"
         raise BadInput(f"{file}: {key} is {given!r}; choose one of: {', '.join(known)}")
     return _build_dataclass(named[given], value, file, where)
 

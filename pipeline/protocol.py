@@ -207,6 +207,12 @@ def by_images(gathered: Sequence[Measured]) -> dict[tuple[str, str], list[Measur
     return groups
 
 
+def categories_of(group: Sequence[Measured], metric: str) -> list[str]:
+    """The categories of which a metric was measured, in the order of the tables."""
+    names = (c for m in group for (name, c, _) in m.values if name == metric and c)
+    return list(dict.fromkeys(names))
+
+
 def images_key(measured: Measured) -> str:
     """Names the images of an evaluation: dataset and split."""
     return f"{measured.entry.dataset}_{measured.entry.split}"

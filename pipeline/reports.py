@@ -28,6 +28,7 @@ from pipeline.markdown import (
     percent,
     settings_of_row,
     stands_for_text,
+    table_by_category,
 )
 from pipeline.paper_tables import METRICS, paper_sections
 from pipeline.params import Params, SampleDataset
@@ -36,6 +37,7 @@ from pipeline.protocol import (
     Measured,
     Trained,
     by_images,
+    categories_of,
     departures,
     images_key,
     network_cells,
@@ -44,8 +46,6 @@ from pipeline.protocol import (
     terms_text,
 )
 from pipeline.wording import bootstrapping_text, crf_text, testing_text, views_text
-
-MAX_COLUMNS = 25  # of categories: VOC has 21
 
 
 # --- tables ------------------------------------------------------------------------------------
@@ -82,23 +82,14 @@ def summary_table(gathered: Sequence[Measured], paper_rows: pd.DataFrame) -> str
 
 
 def category_tables(gathered: Sequence[Measured]) -> str:
-    """IoU by category: a table for each (dataset, split) with anything measured.
-
-    A run a row; with many categories, a category a row.
-    """
+    """IoU by category: a table for each (dataset, split) with anything measured."""
     parts = []
     for (dataset, split), group in by_images(gathered).items():
-        names = [c for m in group for (metric, c, _) in m.values if metric == "iou" and c]
-        categories = list(dict.fromkeys(names))
-        if not categories:
-            continue
-        rows = [["run", *categories]]
-        with_maps = [m for m in group if m.semantic is not None]
-        rows += [[m.name, *(percent(m.value("iou", c)) for c in categories)] for m in with_maps]
-        if len(categories) > MAX_COLUMNS:
-            rows = [list(column) for column in zip(*rows, strict=True)]
-        parts.append(f"IoU by category, %, on {dataset}, {split}:\n")
-        parts.append(markdown_table(rows[0], rows[1:]))
+        if categories := categories_of(group, "iou"):
+            parts.append(f"IoU by category, %, on {dataset}, {split}:\n")
+            with_maps = [m for m in group if m.semantic is not None]
+            runs = {m.name: [percent(m.value("iou", c)) for c in categories] for m in with_maps}
+            parts.append(table_by_category(categories, runs))
     return "\n".join(parts)
 
 

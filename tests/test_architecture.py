@@ -25,7 +25,7 @@ BETWEEN = {
 TOP = {
     "stages", "shared_work", "scoring", "proposal_commands", "proposal_arguments", "segmenting",
     "segmenting_files", "segmenting_instances", "segment_arguments", "object_pictures",
-    "photographs", "sensitivity", "__main__",
+    "label_pictures", "photographs", "sensitivity", "__main__",
 }  # fmt: skip
 TOOLS = {  # behind the command line: folders of work, and files about runs
     "work", "code_digest", "catalogue", "costs", "yaml_edit", "study", "study_report", "pruning",

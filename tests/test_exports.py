@@ -731,7 +731,9 @@ def test_images_of_one_file_name_do_not_become_files_of_sbd(truth, tmp_path):
         image["file_name"] = f"{folder}/a.jpg"
     truth.write_text(json.dumps(contents))
     table = write_predictions(tmp_path / "p.parquet", ("b", 1, 0.5, (0, 0, 1, 1)))
-    with pytest.raises(BadInput, match=r"truth.json: names of images with a folder .*x/a, \.\./y/a"):
+    with pytest.raises(
+        BadInput, match=r"truth.json: names of images with a folder .*x/a, \.\./y/a"
+    ):
         export_sbd(table, tmp_path / "out", truth=truth)
     assert not (tmp_path / "out").exists()
 

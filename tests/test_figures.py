@@ -10,11 +10,12 @@ from hypothesis import strategies as st
 from test_report import LABELS, evaluation, given, history, make_params, project
 
 from pipeline import figures, protocol, reports
+from pipeline.label_pictures import rounds_shown
 from pipeline.metrics.semantic import confusion_matrix
 from pipeline.params import Params
 from pipeline.params_file import build
 from pipeline.stages.evaluate import BAND_WIDTHS, bands_between_categories
-from pipeline.stages.report import compared, rounds_shown
+from pipeline.stages.report import compared
 
 assert project  # a fixture
 

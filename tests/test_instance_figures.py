@@ -11,10 +11,11 @@ from pipeline import object_pictures
 from pipeline.datasets.prepared import Prepared
 from pipeline.errors import BadInput
 from pipeline.instance_figures import RECALLS, Steps, mean_precision
+from pipeline.label_pictures import with_own_maps
 from pipeline.masks import encode_rle
 from pipeline.object_overlays import Drawn, object_colours
 from pipeline.object_pictures import object_jobs
-from pipeline.stages.report import report, with_own_maps
+from pipeline.stages.report import report
 from pipeline.tables import write_table
 
 assert project  # a fixture

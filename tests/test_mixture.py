@@ -23,6 +23,7 @@ from pipeline.params import (
     CocoDataset,
     FolderDataset,
     MixtureDataset,
+    SampleDataset,
     SbdDataset,
     Voc2007Dataset,
     Voc2012Dataset,
@@ -209,6 +210,8 @@ def test_the_same_image_is_known_under_other_ids():
         "f", coco, "000000000042"
     )
     assert identity("mine", mine, "000033") not in same
+    small, large = (SampleDataset("sample", 1, 1, more, 1) for more in (0, 1))
+    assert identity("a", small, "2101_000000") == identity("b", large, "2101_000000")
     assert identity("mine", mine, "a") != identity("yours", mine, "a")
 
 

@@ -358,13 +358,19 @@ def test_the_method_s_ceiling_on_the_sample_is_1_but_for_boxes_that_meet(drawn):
 
 
 # --- kills ----------------------------------------------------------------------------------------
-def test_what_was_found_before_a_kill_is_kept_and_the_rest_is_the_same(project, monkeypatch):
+def predicted_and_removed(project):
+    """Root, parameters, and the digests of what was there until it was removed."""
     root, params = project
     setting(params)
     predict(root, params, "sample_mask")
     expected = digests(out(root))
     shutil.rmtree(root / "work")
     shutil.rmtree(out(root))
+    return root, params, expected
+
+
+def test_what_was_found_before_a_kill_is_kept_and_the_rest_is_the_same(project, monkeypatch):
+    root, params, expected = predicted_and_removed(project)
     seen = []
 
     def killed(network, image, **settings):
@@ -417,12 +423,7 @@ def predict_here(root):
     ["a.npz:1", "a.png:1", "b.parquet:1", "/instances.parquet:1", "predictions/sample_mask:1"],
 )
 def test_killed_while_a_file_is_put_in_its_place_it_ends_with_the_same_bytes(project, moment):
-    root, params = project
-    setting(params)
-    predict(root, params, "sample_mask")
-    expected = digests(out(root))
-    shutil.rmtree(root / "work")
-    shutil.rmtree(out(root))
+    root, params, expected = predicted_and_removed(project)
     variables = environment(KILL_AT=moment, TESTS=str(ROOT / "tests"), PYTHONPATH=str(ROOT))
     died = subprocess.run(
         [sys.executable, "-c", ASSASSIN], cwd=root, env=variables, capture_output=True, check=False

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import scratch
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -40,34 +41,11 @@ IMAGES = 3  # of val
 GRID = 45
 BY_BOXES = ("both", "true_masks", "true_boxes", "ceiling")
 MEASURED = ("mAP_r@0.5", "mAP_r@0.7", "mAP_r_vol")
-PARAMS = """\
-datasets:
-  sample: {kind: sample, train: 2, extra: 3, more: 0, val: 3}
-forests: {}
-proposals: {}
-weights:
-  none: {kind: none}
-semantic:
-  mask: &run
-    dataset: sample
-    split: train_aug
-    init: none
-    network: {kind: fcrn, depth: 8, stride: 8, kernel: 3, dilation: 1}
-    augmentation: {crop: [64, 64], scale: [0.8, 1.25], flip: both}
-    bootstrapping: {kind: "off"}
-    batch: 2
-    epochs: 1
-    lr: 0.1
-    schedule: {kind: linear, warmup: 2}
-    momentum: 0.9
-    nesterov: true
-    weight_decay: 0.0005
-    bias_lr_factor: 1.0
-    batch_norm: train
-    seed: 0
-    precision: fp32
-    threads: 1
-boxsup: {}
+TRAINED, _ = scratch.PARAMS.split("instance: {}")
+TINY = TRAINED.replace("extra: 6", "extra: 3").replace("depth: 14", "depth: 8")
+PARAMS = (
+    TINY
+    + """\
 instance:
   boxes:
     <<: *run
@@ -119,6 +97,7 @@ evaluations:
     localization: none
     instances: none
 """
+)
 
 
 def fit(network: nn.Module, data: Prepared) -> None:
@@ -516,7 +495,8 @@ def test_images_without_masks_or_objects_are_refused(project_of_ones_own):
     change(root, "instances", crowd=False, mask_rle=None)
     assert "instances are learnt from the masks of objects" in refused(root, params)
     change(root, "images", has_boxes=False)
-    assert refused(root, params).startswith("images of val are not annotated")
+    told = refused(root, params)
+    assert told.startswith(f"the objects of {IMAGES} of {IMAGES} images are not annotated")
 
 
 def test_networks_that_are_missing_or_of_other_categories_are_refused(project_of_ones_own):
@@ -530,7 +510,7 @@ def test_networks_that_are_missing_or_of_other_categories_are_refused(project_of
         categories=["background", *reversed(SAMPLE[1:])],
     )  # fmt: skip
     assert refused(root, params).startswith(
-        "evaluations.both: mask knows other categories than sample has"
+        "evaluations.both: mask knows 9 categories, sample has 9 others"
     )
     path.unlink()
     assert "mask.pt" in refused(root, params)

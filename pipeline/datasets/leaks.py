@@ -89,6 +89,8 @@ def identity(dataset: str, entry: Dataset, image_id: str) -> tuple[str, str]:
         return "coco", of_coco[1]
     if isinstance(entry, MixtureDataset):
         entry = entry.masks
+    if entry.kind == "sample":  # the same pictures, however many are drawn
+        return entry.kind, image_id
     if entry.kind not in SHARED_IDS:
         return home(dataset, entry), image_id
     return "voc", f"2007_{image_id}" if ID_OF_2007.fullmatch(image_id) else image_id

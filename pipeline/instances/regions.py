@@ -13,6 +13,7 @@ from pipeline.instances.pixel_masks import Taps, taps
 from pipeline.instances.suppression import nearest_first
 
 COLUMNS = 64  # of pixels, which are traced back at a time
+ZERO = ord("0")  # the first letter of run-lengths
 
 
 class Regions(NamedTuple):
@@ -244,6 +245,6 @@ def _write(letters, used, count, before):
         bits = left & 31
         left >>= 5
         more = left != -1 if bits & 16 else left != 0
-        letters[used] = 48 + bits + (32 if more else 0)
+        letters[used] = ZERO + bits + (32 if more else 0)
         used += 1
     return used

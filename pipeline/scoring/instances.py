@@ -207,11 +207,15 @@ def pools_of_rows(data: Prepared, split: str, found: pd.DataFrame) -> list[Pool]
         numbers = np.searchsorted(things, rows["category"].to_numpy(np.int64))
         return Masks(numbers, np.array(images, np.int64), runs)
 
-    return pools_of(masks(_true_rows(data, ids)), masks(found), scores, len(things), len(ids))
+    return pools_of(masks(true_objects(data, ids)), masks(found), scores, len(things), len(ids))
 
 
-def _true_rows(data: Prepared, ids: Sequence[str]) -> pd.DataFrame:
-    """The rows of all objects with a mask but crowds, by category, those of one by image."""
+def true_objects(data: Prepared, ids: Sequence[str]) -> pd.DataFrame:
+    """The rows of the objects of these images, by category, those of one by image.
+
+    Raises:
+        BadInput: the objects of an image have no masks, or are not annotated.
+    """
     images = data.images[data.images["image_id"].isin(ids)]
     unknown = images.loc[~images["has_boxes"], "image_id"].unique().tolist()
     if unknown:
@@ -220,7 +224,11 @@ def _true_rows(data: Prepared, ids: Sequence[str]) -> pd.DataFrame:
             f"{some(unknown)}; take a split whose images all have object masks"
         )
     need_object_masks(data, ids)
-    rows = pd.concat([data.objects(image_id) for image_id in ids])
+    return with_masks(pd.concat([data.objects(image_id) for image_id in ids]))
+
+
+def with_masks(rows: pd.DataFrame) -> pd.DataFrame:
+    """Those of rows of table "instances" that have a mask, by category. Crowds are no objects."""
     objects = rows[~rows["crowd"].to_numpy(bool) & rows["mask_rle"].notna().to_numpy()]
     return objects.sort_values("category", kind="stable")
 

@@ -31,6 +31,7 @@ from pipeline.sensitivity.page import (
     settings_cells,
     whose_images,
 )
+from pipeline.stages.predict import need_fit_networks
 
 TOP_MASKS = (1, 2, 3)
 NMS_IOUS = (0.3, 0.4, 0.5, 0.6, 0.7)
@@ -126,17 +127,13 @@ def _finder(
     root: Path, data: Prepared, evaluation: str, entry: Evaluation, own: BoxInstances
 ) -> Finder:
     """The evaluation's networks, ready to be asked. BadInput where one is missing or unfit."""
-    device, ready = chosen_device(), {}
-    for name in {entry.model, entry.localization} - {"none"}:
-        network, saved = load_model(root / "data" / "models" / f"{name}.pt", device)
-        if tuple(saved["categories"]) != data.categories:
-            raise BadInput(
-                f"evaluations.{evaluation}: {name} knows other categories than {entry.dataset} "
-                "has; train it again on these"
-            )
-        ready[name] = asked(network, saved, device)
-    networks = ready.get(entry.model), ready.get(entry.localization)
-    return Finder(data.categories, own, entry.views, *networks)
+    device, models = chosen_device(), root / "data" / "models"
+    networks = {entry.model, entry.localization} - {"none"}
+    loaded = {name: load_model(models / f"{name}.pt", device) for name in networks}
+    need_fit_networks(f"evaluations.{evaluation}", entry, data, loaded)
+    ready = {name: asked(*one, device) for name, one in loaded.items()}
+    semantic, localizer = ready.get(entry.model), ready.get(entry.localization)
+    return Finder(data.categories, own, entry.views, semantic, localizer)
 
 
 def _measure_all(searched: Searched, own: BoxInstances, folder: Path) -> Measured:

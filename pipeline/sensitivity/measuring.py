@@ -8,10 +8,10 @@ import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 from tqdm import tqdm
 
 from pipeline.categories import things_of
@@ -19,13 +19,12 @@ from pipeline.datasets.prepared import Prepared
 from pipeline.datasets.processes import processors
 from pipeline.datasets.run_lengths import read_texts
 from pipeline.errors import BadInput
-from pipeline.instance_finding import Finder, Maps, bytes_of_finding
+from pipeline.instance_finding import Finder, Maps, bytes_of_finding, maps_of
 from pipeline.instances import Instances
 from pipeline.metrics.instance import VOLUME, Pool, average_precision, mean_over_categories
-from pipeline.object_maps import need_object_masks, object_map
 from pipeline.params import BoxInstances
 from pipeline.post_processing import in_two_steps
-from pipeline.scoring.instances import Masks, pools_of
+from pipeline.scoring.instances import Masks, pools_of, true_objects, with_masks
 from pipeline.sensitivity.page import Scores
 
 Look = Callable[[str], Maps]  # gives the maps of an image
@@ -64,14 +63,7 @@ def scratch(root: Path, evaluation: str) -> Iterator[Path]:
 
 def first_look(searched: Searched) -> Look:
     """What the networks, or the truth, say of an image."""
-    data, finder = searched.data, searched.finder
-    truth_asked = None in (finder.semantic, finder.localizer)
-
-    def look(image_id: str) -> Maps:
-        objects = object_map(data, image_id, things_of(data.categories)) if truth_asked else None
-        return finder.maps(data.image(image_id), objects)
-
-    return look
+    return partial(maps_of, searched.finder, searched.data)
 
 
 def second_look(folder: Path) -> Look:
@@ -141,26 +133,15 @@ def measure(
 # --- the truth and the scores ---------------------------------------------------------------------
 def count_objects(data: Prepared, ids: list[str], split: str) -> int:
     """How many objects these images have. BadInput where they have no masks, or none is there."""
-    images = data.images[data.images["image_id"].isin(ids)]
-    if not images["has_boxes"].all():
-        raise BadInput(f"images of {split} are not annotated; take a split with masks of objects")
-    need_object_masks(data, ids)
-    count = sum(len(_true_rows(data, image_id)) for image_id in ids)
+    count = len(true_objects(data, ids))
     if count == 0:
         raise BadInput(f"no object in {len(ids)} images of {split}; take another split, or more")
     return count
 
 
-def _true_rows(data: Prepared, image_id: str) -> pd.DataFrame:
-    """The rows of the objects of an image that have a mask, by category. Crowds are none."""
-    rows = data.objects(image_id)
-    rows = rows[~rows["crowd"].to_numpy(bool) & rows["mask_rle"].notna().to_numpy()]
-    return rows.sort_values("category", kind="stable")
-
-
 def _objects(data: Prepared, image_id: str, things: Sequence[int]) -> Masks:
     """The objects of an image, by the place of their category among `things` (T,)."""
-    rows = _true_rows(data, image_id)
+    rows = with_masks(data.objects(image_id))
     categories = rows["category"].to_numpy(np.int64)
     return _masks(categories, rows["mask_rle"].tolist(), data.size(image_id), things)
 

@@ -36,12 +36,7 @@ def boxsup(root: Path, params: Params, run_name: str) -> None:
     init = root / "data" / "models" / f"{run.init}.pt"
     models = root / "data" / "models"
 
-    categories = Prepared(root, run.dataset).categories
-    if categories[0] != "background":
-        raise BadInput(
-            f"boxsup.{run_name}: what lies in no box is background, but {run.dataset} has none "
-            f"(its category 0 is {categories[0]}); take a dataset with background"
-        )
+    need_background(Prepared(root, run.dataset), run, run_name)
     refuse_leaks(root, params, model=run_name)
     with open_shared_work(
         root,
@@ -73,7 +68,6 @@ def boxsup(root: Path, params: Params, run_name: str) -> None:
 
         network = build_network(run.network, len(data.categories), seed=run.seed)
         start_from(init, network, data.categories)
-        estimator = run.estimator
         fit(
             work.folder,
             run,
@@ -82,9 +76,7 @@ def boxsup(root: Path, params: Params, run_name: str) -> None:
             categories=data.categories,
             loss=partial(bootstrapped_cross_entropy, bootstrapping=run.bootstrapping),
             round_of=labels_of_round,
-            round_epochs=(
-                estimator.round_epochs if isinstance(estimator, BoxSupLabels) else run.epochs
-            ),
+            round_epochs=epochs_of_round(run),
             device=work.device,
         )
         if rank() > 0:
@@ -98,6 +90,21 @@ def boxsup(root: Path, params: Params, run_name: str) -> None:
             }
         )
         warn_of_collapse(run_name, read_table(work.folder / "history.parquet", "history"))
+
+
+def need_background(data: Prepared, run: BoxSupRun, run_name: str) -> None:
+    """BadInput for a dataset without it."""
+    first = data.categories[0]
+    if first != "background":
+        raise BadInput(
+            f"boxsup.{run_name}: what lies in no box is background, but {run.dataset} has none "
+            f"(its category 0 is {first}); take a dataset with background"
+        )
+
+
+def epochs_of_round(run: BoxSupRun) -> int:
+    """How long labels stay as they are: rectangles and GrabCut give the same ones for ever."""
+    return run.estimator.round_epochs if isinstance(run.estimator, BoxSupLabels) else run.epochs
 
 
 def warn_of_unasked(run: BoxSupRun, run_name: str) -> None:

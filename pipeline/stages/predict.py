@@ -3,8 +3,9 @@
 import io
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import Future
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,19 +14,26 @@ import pyarrow as pa
 import torch
 from tqdm import tqdm
 
-from pipeline.categories import things_of
 from pipeline.checkpoints import SemanticNetwork, load_model
 from pipeline.crf.dense import DenseCrf
 from pipeline.datasets.leaks import refuse_leak
 from pipeline.datasets.prepared import Prepared
 from pipeline.datasets.processes import processors
 from pipeline.errors import BadInput
-from pipeline.instance_finding import Asked, Finder, Maps, asked, bytes_of_finding, label_map_of
+from pipeline.instance_finding import (
+    Asked,
+    Finder,
+    Maps,
+    asked,
+    bytes_of_finding,
+    label_map_of,
+    maps_of,
+)
 from pipeline.instances import Instances
 from pipeline.machine import chosen_device
 from pipeline.masks import encode_index_png
-from pipeline.object_maps import need_object_masks, object_map
-from pipeline.params import BoxInstances, Evaluation, Params
+from pipeline.object_maps import need_object_masks
+from pipeline.params import Evaluation, Params
 from pipeline.post_processing import bytes_of_crf, crf_label_map, crf_of, in_two_steps
 from pipeline.tables import read_arrow, write_table
 from pipeline.tiles import Segmenter, segmenter_of
@@ -65,7 +73,7 @@ def predict(root: Path, params: Params, evaluation: str) -> None:
         refuse_leak(root, params, evaluation)
         data, folder = Prepared(root, settings.dataset), work.folder / "predictions"
         loaded = {name: load_model(path, device) for name, path in models.items()}
-        _check(f"evaluations.{evaluation}", settings, data, loaded)
+        need_fit_networks(f"evaluations.{evaluation}", settings, data, loaded)
         if settings.instances == "none":
             _predict_label_maps(data, evaluation, settings, loaded[settings.model], device, folder)
         else:
@@ -76,8 +84,15 @@ def predict(root: Path, params: Params, evaluation: str) -> None:
         work.publish({folder: root / "data" / "predictions" / evaluation})
 
 
-def _check(where: str, settings: Evaluation, data: Prepared, loaded: dict[str, Loaded]) -> None:
-    """BadInput unless each network is of its kind, and knows the dataset's categories."""
+def need_fit_networks(
+    where: str, settings: Evaluation, data: Prepared, loaded: Mapping[str, Loaded]
+) -> None:
+    """BadInput unless each network is of its kind, and knows the dataset's categories.
+
+    Args:
+        where: begins the message.
+        loaded: by name, as `load_model` gives them.
+    """
     for name, (_, saved) in loaded.items():
         if tuple(saved["categories"]) != data.categories:
             raise BadInput(
@@ -197,22 +212,11 @@ def _objects(
     workers: int,
 ) -> Outcomes:
     """Write what is found in each image; its objects last, so that all is there when they are."""
-    truth_asked = isinstance(finder.rule, BoxInstances) and None in (
-        finder.semantic,
-        finder.localizer,
-    )
-    if truth_asked:
+    if finder.asks_truth:
         need_object_masks(data, ids)
     label_maps, maps_to_draw = folder / "semantic", folder / "maps"
     if finder.semantic is not None:
         label_maps.mkdir(exist_ok=True)
-
-    def look(image_id: str) -> Maps:
-        image = data.image(image_id)
-        objects = None
-        if truth_asked:
-            objects = object_map(data, image_id, things_of(data.categories))
-        return finder.maps(image, objects)
 
     def write(image_id: str, maps: Maps) -> None:
         found = finder.instances(maps)
@@ -224,7 +228,9 @@ def _objects(
             _write_maps(maps_to_draw / f"{image_id}.npz", maps, maps.boxes)
         write_table(parts / f"{image_id}.parquet", "predicted_instances", _columns(image_id, found))
 
-    return in_two_steps(ids, look, write, size=bytes_of_finding, workers=workers)
+    return in_two_steps(
+        ids, partial(maps_of, finder, data), write, size=bytes_of_finding, workers=workers
+    )
 
 
 def _columns(image_id: str, found: Instances) -> dict[str, Any]:

@@ -7,8 +7,7 @@ less, never an error: the report is written last, whatever failed before.
 import json
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,21 +16,17 @@ import pandas as pd
 
 from pipeline import figures, reports
 from pipeline.datasets.prepared import Prepared
-from pipeline.datasets.proposal_table import ProposalTable
 from pipeline.errors import BadInput
 from pipeline.instance_reports import ObjectPictures
-from pipeline.label_step import rebuilt_map
+from pipeline.label_pictures import example_jobs, label_jobs, overlay_jobs
 from pipeline.machine import machine
-from pipeline.masks import decode_index_png
-from pipeline.object_pictures import object_jobs
-from pipeline.params import BoxSupLabels, BoxSupRun, Evaluation, Params
+from pipeline.object_pictures import Jobs, object_jobs
+from pipeline.params import BoxSupRun, Params
 from pipeline.params_file import read_yaml
 from pipeline.protocol import Measured, Run, gather, images_key, settings, trained_runs
 from pipeline.tables import read_table
 
-IMAGES_SHOWN = 4
 TRAINED_BY = {"semantic": "train", "boxsup": "boxsup", "instance": "localize"}  # stages, by section
-EPOCHS_SHOWN = (1, 5, 20)  # Dai2015 Fig. 3; of a shorter run, its last
 SUPERVISIONS = ("mask", "box", "semi")  # Dai2015 Fig. 5, from left to right
 COMPARED = tuple(f"dai2015/Table 1/{row}" for row in (1, 2, 5, 3))  # Dai2015 Figs. 4, 5: 1, 2, 5
 
@@ -203,42 +198,18 @@ def _draw(
     choices: dict[str, pd.DataFrame],
 ) -> reports.Pictures:
     """Draw every picture for which the data are here."""
-    predictions = root / "data" / "predictions"
-    overlays = {
-        name: partial(
-            _overlays,
-            data=datasets[evaluation.dataset],
-            split=evaluation.split,
-            predicted=predictions / name / "semantic",
-        )
-        for name, evaluation in with_own_maps(params.evaluations).items()
-        if evaluation.dataset in datasets and (predictions / name / "semantic").is_dir()
-    }
-    curves = {
+    folder = root / "reports" / "figures"
+    curves: Jobs = {
         name: partial(figures.curves, title=name, history=history)
         for name, history in histories.items()
         if (history["name"] == "loss").any()
     }
-    labels = {
-        name: partial(
-            _labels,
-            data=datasets[params.boxsup[name].dataset],
-            run=params.boxsup[name],
-            table=table,
-            proposals=root / "data" / "proposals",
-        )
-        for name, table in choices.items()
-        if name in params.boxsup
-        and isinstance(params.boxsup[name].estimator, BoxSupLabels)
-        and params.boxsup[name].dataset in datasets
-        and len(table)
-    }
-    quality = {
+    quality: Jobs = {
         dataset: partial(figures.label_quality, title=dataset, rounds=lines)
         for dataset in params.datasets
         if (lines := _label_rounds(params, dataset, histories))
     }
-    boundary = {
+    boundary: Jobs = {
         key: partial(
             figures.bands,
             title="{0.dataset}, {0.split}".format(next(iter(beside[key].values())).entry),
@@ -247,36 +218,20 @@ def _draw(
         )
         for key, found in bands.items()
     }
-    examples = {
-        key: partial(_examples, data=datasets[dataset], group=group, predictions=predictions)
-        for key, group in beside.items()
-        if (dataset := next(iter(group.values())).entry.dataset) in datasets
-    }
     objects = object_jobs(root, params, datasets)
-    folder = root / "reports" / "figures"
     return reports.Pictures(
-        overlays=_drawn(folder, "overlays", overlays),
+        overlays=_drawn(folder, "overlays", overlay_jobs(root, params, datasets)),
         curves=_drawn(folder, "curves", curves),
-        labels=_drawn(folder, "labels", labels),
+        labels=_drawn(folder, "labels", label_jobs(root, params, datasets, choices)),
         quality=_drawn(folder, "label_quality", quality),
         boundary=_drawn(folder, "boundary", boundary),
-        examples=_drawn(folder, "examples", examples),
+        examples=_drawn(folder, "examples", example_jobs(root, datasets, beside)),
         objects=ObjectPictures(
             steps=_drawn(folder, "steps", objects.steps),
             overlays=_drawn(folder, "objects", objects.overlays),
             precision_recall=_drawn(folder, "precision_recall", objects.precision_recall),
         ),
     )
-
-
-def with_own_maps(evaluations: Mapping[str, Evaluation]) -> dict[str, Evaluation]:
-    """One evaluation for each way to label maps: those that find objects share that of others."""
-    found: dict[str, Evaluation] = {}
-    for name, entry in sorted(evaluations.items(), key=lambda pair: pair[1].instances != "none"):
-        same = replace(entry, localization="none", instances="none", stands_for=())
-        if entry.model != "none" and (entry.instances == "none" or same not in found.values()):
-            found[name] = same
-    return {name: entry for name, entry in evaluations.items() if name in found}
 
 
 def _label_rounds(
@@ -291,7 +246,7 @@ def _label_rounds(
     return {name: rows for name, rows in rounds.items() if not rows.empty}
 
 
-def _drawn(folder: Path, ending: str, jobs: Mapping[str, Callable]) -> dict[str, str]:
+def _drawn(folder: Path, ending: str, jobs: Jobs) -> dict[str, str]:
     """Do the jobs, each given the path of its picture. Returns {key: name of the picture}."""
     names = {}
     for key, draw in jobs.items():
@@ -302,56 +257,3 @@ def _drawn(folder: Path, ending: str, jobs: Mapping[str, Callable]) -> dict[str,
         except BadInput as error:
             print(f"report: without {name}: {error}", file=sys.stderr)
     return names
-
-
-def _overlays(path: Path, data: Prepared, split: str, predicted: Path) -> None:
-    """The first images of the split: image, truth, prediction."""
-    rows = []
-    for image_id in data.ids(split)[:IMAGES_SHOWN]:
-        label_maps = [data.label_map(image_id), decode_index_png(predicted / f"{image_id}.png")]
-        rows.append((image_id, data.image(image_id), label_maps))
-    figures.overlays(path, ["image", "truth", "prediction"], rows, data.categories)
-
-
-def _examples(path: Path, data: Prepared, group: Mapping[str, Measured], predictions: Path) -> None:
-    """The first images of the split: image, truth, what a run of each supervision says.
-
-    Implements: Dai2015 Fig. 5, and Fig. 6 on PASCAL-Context.
-    """
-    runs = {f"{kind}\n{m.name}": predictions / m.name / "semantic" for kind, m in group.items()}
-    rows = []
-    for image_id in data.ids(next(iter(group.values())).entry.split)[:IMAGES_SHOWN]:
-        maps = [decode_index_png(folder / f"{image_id}.png") for folder in runs.values()]
-        rows.append((image_id, data.image(image_id), [data.label_map(image_id), *maps]))
-    figures.overlays(path, ["image", "truth", *runs], rows, data.categories)
-
-
-def _labels(
-    path: Path, data: Prepared, run: BoxSupRun, table: pd.DataFrame, proposals: Path
-) -> None:
-    """The first box-labelled images: image, truth, labels that the epochs shown learned from.
-
-    Implements: Dai2015 Fig. 3.
-    """
-    epochs = rounds_shown(table["epoch"].unique().tolist(), run.epochs)
-    stored = ProposalTable(proposals / run.proposals / run.dataset)
-    chosen = set(table["image_id"])
-    rows = []
-    shown = data.images.loc[data.images["has_masks"], "image_id"]  # some have boxes only
-    for image_id in [i for i in data.ids(run.split) if i in chosen & set(shown)][:IMAGES_SHOWN]:
-        rounds = [table[table["epoch"] == first] for first in epochs.values()]
-        maps = [rebuilt_map(data, image_id, stored, choices) for choices in rounds]
-        rows.append((image_id, data.image(image_id), [data.label_map(image_id), *maps]))
-    headings = [f"labels, epoch {epoch} of {run.epochs}" for epoch in epochs]
-    figures.overlays(path, ["image", "truth", *headings], rows, data.categories)
-
-
-def rounds_shown(first_epochs: Sequence[int], epochs: int) -> dict[int, int]:
-    """{epoch of `EPOCHS_SHOWN`, counted from 1: first epoch, from 0, of the round it belongs to}.
-
-    Args:
-        first_epochs: of all rounds, from 0, as in table "choices".
-        epochs: of the run; what is beyond becomes its last.
-    """
-    wanted = dict.fromkeys(min(epoch, epochs) for epoch in EPOCHS_SHOWN)
-    return {epoch: max(first for first in first_epochs if first < epoch) for epoch in wanted}
