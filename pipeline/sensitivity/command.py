@@ -71,10 +71,11 @@ def sensitivity(
         measured = _measure_all(searched, own, folder)
     total = len(data.ids(split))
     chosen = f"all {total}" if len(ids) == total else f"{len(ids)} of {total}, evenly spread"
+    whose = whose_images(root, params, evaluation, ids)
     facts = [
         *_what(entry, own, searched),
         ("images", f"{chosen}; {num_objects} objects"),
-        ("whose images", whose_images(root, params, evaluation, ids)),
+        ("whose images", whose),
         ("machine", machine()),
         ("commit", _commit(root)),
     ]
@@ -82,7 +83,8 @@ def sensitivity(
     best = dict(zip(SETTINGS, settings_cells(measured.best), strict=True))
     words = ", ".join(f"{name} {value}" for name, value in best.items())
     volume = percent(measured.scores[measured.best].volume)
-    return f"best of {len(measured.grid)}: {words}: mAP^r_vol {volume} %\nwrote {files['md']}"
+    found = f"best of {len(measured.grid)}: {words}: mAP^r_vol {volume} %"
+    return f"{found}\n{whose}\nwrote {files['md']}"
 
 
 # --- what is asked for ----------------------------------------------------------------------------
