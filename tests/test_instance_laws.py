@@ -35,6 +35,7 @@ def rule(*, top_masks=2, min_probability=0.0, nms_iou=0.5, region_nms=IOU, min_p
 class Found(NamedTuple):
     category: int
     score: float
+    support: int
     mask: np.ndarray  # (H, W) bool
     vote: tuple[float, ...]
     cell: tuple[int, int]
@@ -65,7 +66,7 @@ def in_mask(probabilities, category, k, least) -> bool:
 
 
 def clusters_of(probabilities, boxes, category, k, stride, rule):
-    """[(confidence, vote, cell)] of one mask, as greedy suppression finds them."""
+    """[(confidence, votes, box, cell)] of one mask, as greedy suppression finds them."""
     votes = []
     for i, j in np.ndindex(*boxes.shape[1:]):
         box = tuple(boxes[:, i, j].tolist())
@@ -82,7 +83,8 @@ def clusters_of(probabilities, boxes, category, k, stride, rule):
         best = votes[0]
         cluster = [vote for vote in votes if overlap(vote[4], best[4]) >= rule.nms_iou]
         votes = [vote for vote in votes if vote not in cluster]
-        found.append((-np.mean([vote[0] for vote in cluster]), best[4], (best[2], best[3])))
+        mean = -np.mean([vote[0] for vote in cluster])
+        found.append((mean, len(cluster), best[4], (best[2], best[3])))
     return found
 
 
@@ -91,8 +93,10 @@ def hypotheses_of(probabilities, boxes, category, stride, size, rule):
     found = []
     for k in range(1, rule.top_masks + 1):
         mine = [
-            Found(category, score, np.zeros(size, bool), vote, cell)
-            for score, vote, cell in clusters_of(probabilities, boxes, category, k, stride, rule)
+            Found(category, score, support, np.zeros(size, bool), vote, cell)
+            for score, support, vote, cell in clusters_of(
+                probabilities, boxes, category, k, stride, rule
+            )
         ]
         for y, x in np.ndindex(*size):
             box = tuple(pixel_boxes[:, y, x].tolist())
@@ -111,7 +115,7 @@ def brute_force(probabilities, boxes, things, size, stride, rule):
     for t, category in enumerate(things):
         kept: list[Found] = []
         hypotheses = hypotheses_of(probabilities, boxes[t], category, stride, size, rule)
-        for one in sorted(hypotheses, key=lambda one: -one.score):
+        for one in sorted(hypotheses, key=lambda one: (-one.score, -one.support)):
             for other in kept:
                 both = (one.mask & other.mask).sum()
                 region_iou = both / (one.mask | other.mask).sum()
@@ -120,7 +124,7 @@ def brute_force(probabilities, boxes, things, size, stride, rule):
             else:
                 kept.append(one)
         found += kept
-    return sorted(found, key=lambda one: -one.score)
+    return sorted(found, key=lambda one: (-one.score, -one.support))
 
 
 def drawn_maps(seed, size, stride, categories=4):
@@ -142,6 +146,7 @@ def drawn_maps(seed, size, stride, categories=4):
 def check(found: Instances, expected: list[Found], size, stride):
     assert found.categories.tolist() == [one.category for one in expected]
     np.testing.assert_allclose(found.scores, [one.score for one in expected], rtol=1e-12)
+    assert found.support.tolist() == [one.support for one in expected]
     for i, one in enumerate(expected):
         mask = decode_rle(found.rles[i], *size)
         assert (mask == one.mask).all()

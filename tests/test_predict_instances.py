@@ -119,11 +119,15 @@ def table(root):
     return read_table(out(root) / "instances.parquet", "predicted_instances")
 
 
-def columns(image_id, found):
-    """The rows of an image as tuples, as the table should have them."""
-    corners = found.boxes.tolist()
-    rows = zip(found.categories.tolist(), found.scores.tolist(), corners, found.rles, strict=True)
-    return [(image_id, category, score, *box, rle) for category, score, box, rle in rows]
+def columns(found):
+    """Rows of the objects of images, {image id: objects}, as the table should have them."""
+    rows = []
+    for image_id, objects in found.items():
+        for i in range(len(objects.rles)):
+            category, score = int(objects.categories[i]), float(objects.scores[i])
+            row = (image_id, category, score, *objects.boxes[i].tolist(), objects.rles[i])
+            rows.append((-score, -int(objects.support[i]), row))
+    return [row for _, _, row in sorted(rows, key=lambda row: row[:2])]
 
 
 def ready(root, name):
@@ -153,7 +157,7 @@ def test_objects_are_those_of_the_maps_of_both_networks(project, views, vote_str
     semantic, _ = ready(root, "sample_mask")
     localizer, standard = ready(root, "sample_boxes")
     grid = {"views": views, "vote_stride": vote_stride, "device": CPU, "precision": "fp32"}
-    expected = []
+    expected = {}
     for number, (image_id, size) in enumerate(SIZES.items()):
         image = photograph(number, *size)
         boxes = box_maps(
@@ -161,9 +165,9 @@ def test_objects_are_those_of_the_maps_of_both_networks(project, views, vote_str
         )
         maps = semantic_maps(semantic, image, **grid), boxes
         found = find_instances(*maps, np.array([1, 2]), size=size, stride=vote_stride, rule=rule)
-        expected += columns(image_id, found)
+        expected[image_id] = found
     rows = list(table(root).itertuples(index=False, name=None))
-    assert rows == expected
+    assert rows == columns(expected)
     assert {row[0] for row in rows} == set(SIZES)
     for image_id, _, _, *box, rle in rows:
         assert rle_box(rle, *SIZES[image_id]) == tuple(box)
@@ -189,18 +193,18 @@ def test_components_are_those_of_the_semantic_maps(project):
     setting(params, instances=BY_PARTS, localization="none", views=views)
     predict(root, params, "sample_mask")
     semantic, _ = ready(root, "sample_mask")
-    expected = []
+    expected = {}
     for number, (image_id, size) in enumerate(SIZES.items()):
         maps = semantic_maps(
             semantic, photograph(number, *size), views=views, vote_stride=8, device=CPU,
             precision="fp32",
         )  # fmt: skip
         found = component_instances(maps, np.array([1, 2]), size=size, stride=8, rule=BY_PARTS)
-        expected += columns(image_id, found)
+        expected[image_id] = found
         label_map = decode_index_png(out(root) / f"semantic/{image_id}.png")
         for category, rle in zip(found.categories, found.rles, strict=True):
             assert (label_map[decode_rle(rle, *size)] == category).mean() > 0.99
-    assert list(table(root).itertuples(index=False, name=None)) == expected
+    assert list(table(root).itertuples(index=False, name=None)) == columns(expected)
 
 
 def test_the_maps_of_the_first_image_are_kept_to_be_drawn(project):
@@ -262,6 +266,19 @@ def test_without_a_semantic_network_the_true_masks_stand_in(project):
         assert row.score == 1 and not (mask & ~np.any(of_category, axis=0)).any()
     with np.load(out(root) / "maps/a.npz") as kept:
         assert kept["probabilities"].shape == (3, 40, 56) and int(kept["stride"]) == 1
+
+
+def test_of_equal_scores_those_that_more_votes_found_come_first_in_any_image(tmp_path, project):
+    root, params = project
+    shutil.rmtree(root / "data")
+    truth = {"a": [(1, (0, 0, 10, 10))], "b": [(1, (0, 0, 16, 16)), (2, (16, 0, 24, 8))], "c": []}
+    write_dataset(root, CATEGORIES, truth)
+    setting(params, model="none", localization="none")
+    predict(root, params, "sample_mask")
+    found = table(root)
+    assert found["score"].tolist() == 3 * [1.0]
+    of_image = list(zip(found["image_id"], found["category"], strict=True))
+    assert of_image == [("b", 1), ("a", 1), ("b", 2)]  # 255, 99 and 63 pixels
 
 
 def test_without_a_localisation_network_the_true_boxes_stand_in(project):

@@ -14,10 +14,11 @@ from pipeline.params import AnyOverlap, BoxInstances
 
 
 class Instances(NamedTuple):
-    """The objects of an image, by falling score."""
+    """The objects of an image, best first: see `best_first`."""
 
     categories: np.ndarray  # (N,) int64
     scores: np.ndarray  # (N,) float64
+    support: np.ndarray  # (N,) int64, the number of votes or pixels that the score is the mean of
     boxes: np.ndarray  # (N, 4) int64, half-open and tight around the masks
     rles: list[str]  # COCO's compressed run-lengths of the masks
     votes: np.ndarray  # (N, 4) float32, the box that was voted for
@@ -37,8 +38,8 @@ def find_instances(
 
     Implements: Wu2016 Sec. 2.1 (steps 3 to 6), Fig. 1.
     Reading: cells vote, pixels are traced back. Hypotheses of all n masks of a category meet in
-        step 6; of equal confidence the one from the smaller mask is better. What is equal in the
-        result stands in the order of `things`.
+        step 6; of equal confidence the one that more votes found is better, of equals in this too
+        the one from the smaller mask. What is equal in the result stands in the order of `things`.
 
     Args:
         probabilities: (C, h, w) float32. boxes: (T, 4, h, w) float32, x0, y0, x1, y1 in pixels, as
@@ -85,14 +86,15 @@ def find_votes(
 
 
 def join(parts: list[Instances]) -> Instances:
-    """The objects of several categories, by falling score; of equals those of earlier parts."""
+    """The objects of several categories, best first; of equals those of earlier parts."""
     parts = [none(), *parts]
-    categories, scores, boxes, rles, votes, peaks = zip(*parts, strict=True)
-    order = np.argsort(-np.concatenate(scores), kind="stable")
+    categories, scores, support, boxes, rles, votes, peaks = zip(*parts, strict=True)
+    order = best_first(np.concatenate(scores), np.concatenate(support))
     texts = [rle for part in rles for rle in part]
     return Instances(
         np.concatenate(categories)[order],
         np.concatenate(scores)[order],
+        np.concatenate(support)[order],
         np.concatenate(boxes)[order],
         [texts[i] for i in order],
         np.concatenate(votes)[order],
@@ -100,11 +102,23 @@ def join(parts: list[Instances]) -> Instances:
     )
 
 
+def best_first(scores: np.ndarray, support: np.ndarray) -> np.ndarray:
+    """The order of objects (N,) by falling score, of equal scores by falling support.
+
+    Equal in both they stay as they are.
+
+    Reading: the paper ranks by confidence alone. With true masks every confidence is 1, and average
+        precision would hang on the order of the images.
+    """
+    return np.lexsort((-support, -scores))
+
+
 def none() -> Instances:
     """No object."""
     return Instances(
         np.zeros(0, np.int64),
         np.zeros(0),
+        np.zeros(0, np.int64),
         np.zeros((0, 4), np.int64),
         [],
         np.zeros((0, 4), np.float32),
@@ -157,15 +171,17 @@ def _instances(
 ) -> Instances:
     """The objects of one category."""
     confidences = np.concatenate([part.confidences() for part in votes])
+    support = np.concatenate([part.support() for part in votes])
     hypotheses = np.concatenate([part.boxes[part.kept] for part in votes])
     firsts = np.cumsum([0, *(len(part.kept) for part in votes)])
     regions = trace_back(numbers, boxes, hypotheses, firsts, stride=stride, overlap=rule.nms_iou)
-    kept = _kept(regions, confidences, rule)
+    kept = _kept(regions, best_first(confidences, support), rule)
     cells = np.concatenate([part.cells[part.kept] for part in votes])[kept]
     peaks = np.minimum(cells[:, ::-1] * stride + stride // 2, (size[1] - 1, size[0] - 1))
     return Instances(
         np.full(len(kept), category, np.int64),
         confidences[kept],
+        support[kept],
         regions.boxes[kept],
         encode_regions(regions, kept, size[0] * size[1]),
         hypotheses[kept],
@@ -173,9 +189,8 @@ def _instances(
     )
 
 
-def _kept(regions: Regions, confidences: np.ndarray, rule: BoxInstances) -> np.ndarray:
-    """Which masks are large enough, and not the same object as a better one: (N,), best first."""
-    order = np.argsort(-confidences, kind="stable")
+def _kept(regions: Regions, order: np.ndarray, rule: BoxInstances) -> np.ndarray:
+    """Which masks, best first, are large enough and not the same object as a better one: (N,)."""
     order = order[regions.areas[order] >= max(rule.min_pixels, 1)]
     overlap = 0.0 if isinstance(rule.region_nms, AnyOverlap) else rule.region_nms.iou
     return distinct(regions, order, overlap)

@@ -25,7 +25,11 @@ class Votes(NamedTuple):
         Implements: Wu2016 Sec. 2.1 (step 5: the confidence of a hypothesis).
         """
         sums = np.bincount(self.cluster, weights=self.scores, minlength=len(self.kept))
-        return sums / np.bincount(self.cluster, minlength=len(self.kept))
+        return sums / self.support()
+
+    def support(self) -> np.ndarray:
+        """How many votes each cluster has, (K,) int64."""
+        return np.bincount(self.cluster, minlength=len(self.kept))
 
 
 def votes_of(

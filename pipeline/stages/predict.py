@@ -29,7 +29,7 @@ from pipeline.instance_finding import (
     label_map_of,
     maps_of,
 )
-from pipeline.instances import Instances
+from pipeline.instances import Instances, best_first
 from pipeline.machine import chosen_device
 from pipeline.masks import encode_index_png
 from pipeline.object_maps import need_object_masks
@@ -49,8 +49,8 @@ def predict(root: Path, params: Params, evaluation: str) -> None:
 
         semantic/<image_id>.png     label maps at the images' own size, where there is a semantic
                                     network
-        instances.parquet           where objects are found: the images in the order of the split,
-                                    the objects of each by falling score
+        instances.parquet           where objects are found: those of all images, best first (see
+                                    `best_first`)
         maps/<image_id>.npz         where objects are found by boxes: see `_write_maps`; of the
                                     first image of the split alone
 
@@ -198,6 +198,8 @@ def _predict_instances(
     _go_through(evaluation, outcomes, len(ids), len(ids) - len(left))
     kind = "predicted_instances"
     rows = pa.concat_tables([read_arrow(parts / f"{i}.parquet", kind) for i in ids])
+    support = np.concatenate([np.load(parts / f"{i}.npy") for i in ids])
+    rows = rows.take(best_first(rows["score"].to_numpy(), support))
     write_table(folder / "instances.parquet", kind, rows.combine_chunks().to_pandas())
 
 
@@ -226,6 +228,7 @@ def _objects(
         if maps.boxes is not None and image_id == drawn:
             maps_to_draw.mkdir(exist_ok=True)
             _write_maps(maps_to_draw / f"{image_id}.npz", maps, maps.boxes)
+        _write_array(parts / f"{image_id}.npy", found.support)
         write_table(parts / f"{image_id}.parquet", "predicted_instances", _columns(image_id, found))
 
     return in_two_steps(
@@ -242,6 +245,12 @@ def _columns(image_id: str, found: Instances) -> dict[str, Any]:
         **corners,
         "mask_rle": found.rles,
     }
+
+
+def _write_array(path: Path, array: np.ndarray) -> None:
+    contents = io.BytesIO()
+    np.save(contents, array)
+    _write_whole(path, contents.getvalue())
 
 
 def _write_maps(path: Path, maps: Maps, boxes: np.ndarray) -> None:
