@@ -33,7 +33,7 @@ from pipeline.inference import for_inference, view_probabilities
 from pipeline.memory import bytes_kept
 from pipeline.models.fast import TapSum
 from pipeline.models.fcrn import Fcrn
-from pipeline.params import Augmentation
+from pipeline.params_training import Augmentation
 from pipeline.training import TrainingSet, batches, labelled_view, train_steps
 from pipeline.transforms import normalise
 

@@ -21,7 +21,7 @@ from pipeline.gradients import compute_gradient, learner
 from pipeline.losses import bootstrapped_cross_entropy
 from pipeline.models.fcrn import Fcrn, fcrn
 from pipeline.models.frozen import with_frozen_pairs
-from pipeline.params import AllPixels
+from pipeline.params_training import AllPixels
 from pipeline.training import sgd
 
 STRIDE, CATEGORIES, RATE = 8, 21, 0.01

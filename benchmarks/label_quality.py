@@ -55,7 +55,9 @@ from pipeline.labels import (
 from pipeline.machine import machine
 from pipeline.masks import decode_index_png
 from pipeline.metrics.semantic import confusion_matrix, scores
-from pipeline.params import BoostedEdges, BoxSupLabels, GrabCut, GradientEdges, Params
+from pipeline.params import Params
+from pipeline.params_proposals import BoostedEdges, GradientEdges
+from pipeline.params_training import BoxSupLabels, GrabCut
 from pipeline.proposals.edges import edges
 from pipeline.proposals.forest import Forest
 from pipeline.proposals.form import Proposals

@@ -34,8 +34,9 @@ from pipeline.datasets.proposal_table import ProposalTable
 from pipeline.label_step import candidates_of, rebuilt_maps
 from pipeline.masks import decode_index_png
 from pipeline.metrics.semantic import confusion_matrix, scores
-from pipeline.params import ONE_VIEW, BoxSupRun
+from pipeline.params import ONE_VIEW
 from pipeline.params_file import load_params
+from pipeline.params_training import BoxSupRun
 from pipeline.stages.boxsup import supervision
 from pipeline.tables import read_table
 from pipeline.tiles import segmenter_of

@@ -37,7 +37,7 @@ from pipeline.datasets.tree import Problems
 from pipeline.edge_training import fit_edges
 from pipeline.masks import decode_index_png
 from pipeline.metrics.proposals import count_proposals
-from pipeline.params import GradientEdges, Mcg
+from pipeline.params_proposals import GradientEdges, Mcg
 from pipeline.proposals.edges import Edges, edges
 from pipeline.proposals.forest import Forest
 from pipeline.proposals.form import Proposals

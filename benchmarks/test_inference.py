@@ -20,7 +20,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from pipeline.inference import for_inference, predict_label_map, predict_probabilities
 from pipeline.models.fcrn import Fcrn, fcrn
-from pipeline.params import ONE_VIEW, Precision
+from pipeline.params import ONE_VIEW
+from pipeline.params_networks import Precision
 
 CPU = torch.device("cpu")
 UNITS = torch.ops.mkldnn._is_mkldnn_bf16_supported()

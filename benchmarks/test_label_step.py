@@ -45,7 +45,7 @@ from pipeline.labels import (
 from pipeline.masks import encode_index_png
 from pipeline.models.deeplab import Deeplab, deeplab
 from pipeline.models.fcrn import Fcrn, fcrn
-from pipeline.params import GradientEdges, Scg
+from pipeline.params_proposals import GradientEdges, Scg
 from pipeline.proposals.edges import edges
 from pipeline.proposals.form import Proposals
 from pipeline.proposals.scg import scg

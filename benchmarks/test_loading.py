@@ -25,7 +25,7 @@ from pipeline.datasets.form import read_image
 from pipeline.datasets.prepared import Prepared
 from pipeline.datasets.raw_cache import RawCache
 from pipeline.masks import encode_index_png
-from pipeline.params import Augmentation
+from pipeline.params_training import Augmentation
 from pipeline.tables import write_table
 from pipeline.transforms import PADDING, draw_view, random_view
 

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from pycocotools import mask as coco
 
-from pipeline.params import GradientEdges, Scg
+from pipeline.params_proposals import GradientEdges, Scg
 from pipeline.proposals.edges import edges
 from pipeline.proposals.form import Proposals
 from pipeline.proposals.scg import scg

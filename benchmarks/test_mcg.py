@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 import pytest
 
-from pipeline.params import GradientEdges, Mcg, Scg
+from pipeline.params_proposals import GradientEdges, Mcg, Scg
 from pipeline.proposals.edges import edges
 from pipeline.proposals.grouping import distinct, leaves_for, membership, tuples, unpacked
 from pipeline.proposals.hierarchy import combined, top

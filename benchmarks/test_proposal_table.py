@@ -14,7 +14,7 @@ import pyarrow as pa
 import pytest
 
 from pipeline.datasets.proposal_table import ProposalTable, to_row
-from pipeline.params import GradientEdges, Mcg
+from pipeline.params_proposals import GradientEdges, Mcg
 from pipeline.proposals.edges import gradient_edges
 from pipeline.proposals.form import Proposals, from_membership
 from pipeline.proposals.mcg import mcg

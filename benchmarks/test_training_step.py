@@ -17,7 +17,8 @@ from pipeline.inference import for_inference, view_probabilities
 from pipeline.losses import bootstrapped_cross_entropy
 from pipeline.models.fcrn import Fcrn, fcrn
 from pipeline.models.frozen import with_frozen_pairs
-from pipeline.params import AllPixels, Precision
+from pipeline.params_networks import Precision
+from pipeline.params_training import AllPixels
 from pipeline.training import sgd, train_steps
 from pipeline.transforms import MEAN, STD
 

@@ -23,7 +23,7 @@ from pipeline.label_step import PngMaps, choices_store, chosen_maps, read_maps
 from pipeline.labels import grabcut_mask, paint, rectangle_labels
 from pipeline.masks import decode_index_png, encode_index_png
 from pipeline.metrics.semantic import confusion_matrix, scores
-from pipeline.params import BoxSupLabels, BoxSupRun, GrabCut
+from pipeline.params_training import BoxSupLabels, BoxSupRun, GrabCut
 from pipeline.tables import SCHEMAS, read_table, write_table
 
 KEPT = 256  # images whose GrabCut labels are kept as one file

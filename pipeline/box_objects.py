@@ -15,7 +15,7 @@ from pipeline.categories import IGNORE
 from pipeline.datasets.prepared import Prepared
 from pipeline.errors import BadInput, some
 from pipeline.labels import Choice, Reason, left_out
-from pipeline.params import BoxSupRun
+from pipeline.params_training import BoxSupRun
 
 
 class Objects(NamedTuple):

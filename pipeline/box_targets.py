@@ -12,7 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline.params import Grid, LogSizeTargets, ScaledTargets, Targets
+from pipeline.params_networks import Grid
+from pipeline.params_training import LogSizeTargets, ScaledTargets, Targets
 
 MAX_LOG_SIZE = math.log(1e6)  # of a side; larger ones cannot be told apart, and areas stay finite
 LEAST_DEVIATION = 1e-3  # below it sizes differ by rounding only

@@ -18,7 +18,7 @@ from typing import Any
 from pipeline import yaml_edit
 from pipeline.costs import describe_costs
 from pipeline.errors import BadInput
-from pipeline.params import SECTIONS, Params
+from pipeline.params import SECTIONS, TRAINED, Params
 from pipeline.params_file import build, check, load_params, read_yaml
 
 # The stages that dvc.yaml makes of one entry of a section.
@@ -32,7 +32,6 @@ STAGES = {
     "instance": ("localize",),
     "evaluations": ("predict", "evaluate"),
 }
-TRAINED = ("semantic", "boxsup", "instance")
 WITHOUT_RUNS = ("datasets", "forests", "proposals")  # can be asked for by themselves
 
 Entry = tuple[str, str]  # section, name

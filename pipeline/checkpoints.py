@@ -19,13 +19,14 @@ from pipeline.models.deeplab import Deeplab, deeplab, deeplab_largefov
 from pipeline.models.fcrn import Fcrn, fcrn
 from pipeline.models.resnet import PLANS, ResNet, load_body_weights, resnet
 from pipeline.models.vgg import Vgg, convolutional, subsampled, vgg16
-from pipeline.params import DeeplabLargeFov, FcrnExtended, Network
-from pipeline.params import Fcrn as FcrnDescription
 from pipeline.params_file import build
+from pipeline.params_networks import DeeplabLargeFov, FcrnExtended, Network
+from pipeline.params_networks import Fcrn as FcrnDescription
 from pipeline.training import LAST_LAYER, load_checkpoint, save_checkpoint
 from pipeline.weight_files import read_state_dict
 
 SemanticNetwork = Fcrn | Deeplab
+Loaded = tuple[SemanticNetwork, dict[str, Any]]  # as `load_model` gives it
 CPU = torch.device("cpu")
 
 
@@ -87,10 +88,13 @@ def save_weights(path: Path, body: nn.Module | None) -> None:
     )
 
 
-def load_model(path: Path, device: torch.device) -> tuple[SemanticNetwork, dict[str, Any]]:
-    """A trained network in evaluation mode, and the checkpoint it came from.
+def is_localizer(saved: Mapping[str, Any]) -> bool:
+    """Whether a checkpoint holds a localisation network: only such a run names its targets."""
+    return "targets" in saved["run"]
 
-    A localisation network is told by ``targets`` among the parameters of its run.
+
+def load_model(path: Path, device: torch.device) -> Loaded:
+    """A trained network in evaluation mode, and the checkpoint it came from.
 
     Raises:
         BadInput: the file is missing, damaged, or holds no trained network.
@@ -106,7 +110,7 @@ def load_model(path: Path, device: torch.device) -> tuple[SemanticNetwork, dict[
     try:
         with torch.device("meta"):  # no more memory than the file's own, whatever the file says
             categories = saved["categories"]
-            if "targets" in saved["run"]:
+            if is_localizer(saved):
                 unknown = Standard(torch.zeros(4), torch.ones(4))
                 network = _localizer(description, categories, unknown)
             else:

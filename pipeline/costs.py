@@ -6,28 +6,29 @@ from pipeline.categories import CITYSCAPES, COCO, CONTEXT, SAMPLE, VOC, things_o
 from pipeline.datasets import bsds, cityscapes, coco, context, sbd, voc
 from pipeline.datasets.archives import ARCHIVES
 from pipeline.datasets.places import home
-from pipeline.params import (
+from pipeline.params import Params
+from pipeline.params_datasets import (
     Bsds500Dataset,
     CityscapesDataset,
     CocoDataset,
     ContextDataset,
     Dataset,
+    FolderDataset,
+    MixtureDataset,
+    SampleDataset,
+    SbdDataset,
+    Voc2007Dataset,
+    Voc2012Dataset,
+)
+from pipeline.params_networks import (
     Deeplab,
     DeeplabLargeFov,
     Fcrn,
     FcrnExtended,
-    FolderDataset,
     ImagenetWeights,
-    InstanceRun,
-    MixtureDataset,
     Network,
-    Params,
-    SampleDataset,
-    SbdDataset,
-    TrainingRun,
-    Voc2007Dataset,
-    Voc2012Dataset,
 )
+from pipeline.params_training import InstanceRun, TrainingRun
 
 _BYTES_PER_PROPOSAL_TABLE_ROW = 39 * 1024  # measured: 5,000 candidates of a 375 x 500 photograph
 _FLOP_PER_SECOND = 100e12  # assumed of a GPU, sustained; an H200's peak is 790e12 in bf16

@@ -33,7 +33,8 @@ from pipeline.gradients import Loss, images_that_fit, learner, try_step
 from pipeline.memory import memory_as_input, need_memory
 from pipeline.models.frozen import with_frozen_pairs
 from pipeline.parallel import first_process_first, largest, neighbours, own_share, rank
-from pipeline.params import Deeplab, TrainingRun
+from pipeline.params_networks import Deeplab
+from pipeline.params_training import TrainingRun
 from pipeline.progress import Progress
 from pipeline.tables import read_table, write_table
 from pipeline.training import (

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from pipeline.errors import BadInput
 from pipeline.parallel import add_gradients, largest, own_share, whole_batch
-from pipeline.params import Precision
+from pipeline.params_networks import Precision
 from pipeline.transforms import normalise
 
 Loss = Callable[[Tensor, Tensor], Tensor]  # of scores and truth of a batch, a scalar

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 
 from pipeline.errors import BadInput
 from pipeline.models.fast import merge_batch_norms, sum_taps
-from pipeline.params import Grid, Precision, Views
+from pipeline.params import Views
+from pipeline.params_networks import Grid, Precision
 from pipeline.transforms import normalise
 
 Size = tuple[int, int]  # pixels down and right

@@ -15,15 +15,17 @@ from torch import nn
 
 from pipeline.box_targets import Standard
 from pipeline.categories import things_of
-from pipeline.checkpoints import SemanticNetwork, standard_of
+from pipeline.checkpoints import SemanticNetwork, is_localizer, standard_of
 from pipeline.datasets.prepared import Prepared
 from pipeline.errors import BadInput
 from pipeline.inference import Cells, Size, for_inference, label_map_of_cells, stride_of
 from pipeline.instance_maps import box_maps, semantic_maps, true_box_maps, true_semantic_maps
 from pipeline.instances import Instances, component_instances, find_instances
 from pipeline.object_maps import ObjectMap, object_map
-from pipeline.params import BoxInstances, ComponentInstances, Precision, Targets, Views
+from pipeline.params import BoxInstances, ComponentInstances, Views
 from pipeline.params_file import build
+from pipeline.params_networks import Precision
+from pipeline.params_training import Targets
 from pipeline.post_processing import ROOM
 from pipeline.tiles import CPU_ROOM, GPU_NUMBERS, VIEW_BYTES, is_out_of_memory
 
@@ -71,7 +73,7 @@ def asked(network: SemanticNetwork, saved: Mapping[str, Any], device: torch.devi
     """
     run = saved["run"]
     standard = targets = None
-    if "targets" in run:
+    if is_localizer(saved):
         standard = standard_of(network)  # in full precision: before the copy for inference
         targets = build(Targets, run["targets"], "the checkpoint", "targets")
     fast = for_inference(network, precision=run["precision"])

@@ -18,7 +18,9 @@ from pipeline.box_targets import Standard, boxes_of, cell_centres
 from pipeline.categories import things_of
 from pipeline.inference import Cells, Size, cells_of_views, grid_of, refuse_nan, stride_of
 from pipeline.object_maps import ObjectMap
-from pipeline.params import Precision, Targets, Views
+from pipeline.params import Views
+from pipeline.params_networks import Precision
+from pipeline.params_training import Targets
 
 
 # --- of networks ----------------------------------------------------------------------------------

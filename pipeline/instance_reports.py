@@ -15,19 +15,14 @@ from pipeline.markdown import (
     stands_for_text,
     table_by_category,
 )
-from pipeline.params import BoxInstances, InstanceRun
-from pipeline.protocol import (
-    Measured,
-    Trained,
-    by_images,
-    categories_of,
-    images_key,
-    network_supervision,
-    source_text,
-)
+from pipeline.params import BoxInstances
+from pipeline.params_training import InstanceRun
+from pipeline.protocol import Measured, Trained, by_images, categories_of, images_key
 from pipeline.wording import (
     bootstrapping_text,
+    network_supervision,
     region_text,
+    source_text,
     targets_text,
     views_text,
     weighting_text,

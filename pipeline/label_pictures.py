@@ -13,7 +13,8 @@ from pipeline.datasets.proposal_table import ProposalTable
 from pipeline.label_step import rebuilt_map
 from pipeline.masks import decode_index_png
 from pipeline.object_pictures import Jobs
-from pipeline.params import BoxSupLabels, BoxSupRun, Evaluation, Params
+from pipeline.params import Evaluation, Params
+from pipeline.params_training import BoxSupLabels, BoxSupRun
 from pipeline.protocol import Measured
 
 IMAGES_SHOWN = 4

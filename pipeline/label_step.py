@@ -24,7 +24,7 @@ from pipeline.errors import BadInput, some
 from pipeline.inference import DIVERGED, for_inference, view_probabilities
 from pipeline.labels import Choice, choose, image_costs, label_map_of
 from pipeline.masks import encode_index_png
-from pipeline.params import BoxSupLabels, BoxSupRun
+from pipeline.params_training import BoxSupLabels, BoxSupRun
 from pipeline.superpixels import Runs
 from pipeline.tables import SCHEMAS, read_table, write_table
 from pipeline.transforms import normalise

@@ -18,12 +18,12 @@ from pipeline.box_targets import (
     raw_targets,
 )
 from pipeline.categories import IGNORE
-from pipeline.params import (
+from pipeline.params_networks import Grid
+from pipeline.params_training import (
     AllPixels,
     Bootstrapping,
     BoxBootstrapping,
     EqualWeights,
-    Grid,
     IouMinKept,
     Targets,
     ThreshMinKept,

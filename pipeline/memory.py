@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from pipeline.errors import BadInput
 from pipeline.parallel import neighbours
-from pipeline.params import TrainingRun
+from pipeline.params_training import TrainingRun
 
 GIB = 2**30
 SIDE = 64  # pixels; a multiple of every stride

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
+import pandas as pd
 
 from pipeline.boxes import tight_box
 from pipeline.datasets.prepared import Prepared
@@ -42,6 +43,11 @@ def need_object_masks(data: Prepared, ids: Sequence[str]) -> None:
         )
 
 
+def masked_objects(rows: pd.DataFrame) -> pd.DataFrame:
+    """Those of rows of table "instances" that have a mask. Crowds are no objects."""
+    return rows[~rows["crowd"].to_numpy(bool) & rows["mask_rle"].notna().to_numpy()]
+
+
 def object_map(data: Prepared, image_id: str, things: Sequence[int]) -> ObjectMap:
     """The objects of an image.
 
@@ -52,8 +58,7 @@ def object_map(data: Prepared, image_id: str, things: Sequence[int]) -> ObjectMa
         BadInput: an object is of no such category, or its mask is damaged.
     """
     height, width = data.size(image_id)
-    rows = data.objects(image_id)
-    rows = rows[~rows["crowd"].to_numpy(bool) & rows["mask_rle"].notna().to_numpy()]
+    rows = masked_objects(data.objects(image_id))
     categories = rows["category"].to_numpy(np.int64)
     unknown = ~np.isin(categories, things)
     if unknown.any():

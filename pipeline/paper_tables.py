@@ -1,23 +1,26 @@
 """The papers' printed numbers beside ours, with the protocol of both and where it departs."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import pandas as pd
 
+from pipeline.departures import departures
 from pipeline.errors import BadInput
 from pipeline.instance_reports import OBJECT_METRICS, OBJECT_PROTOCOL, object_cells
 from pipeline.markdown import DASH, PAPERS, count, markdown_table, percent
-from pipeline.protocol import (
+from pipeline.protocol import Measured, values_of
+from pipeline.wording import (
     NETWORK_HEAD,
-    Measured,
-    departures,
+    crf_text,
     network_cells,
     source_text,
     supervision_text,
-    values_of,
+    views_text,
 )
-from pipeline.wording import crf_text, views_text
 
+PAPER_COLUMNS = ("paper", "table", "row", "metric", "category", "at", "value")
+PAPER_ROWS_COLUMNS = ("paper", "table", "row", "setting", "value")
 METRICS = {
     "pixel_accuracy": "pixel acc.",
     "mean_accuracy": "mean acc.",
@@ -25,6 +28,23 @@ METRICS = {
     "iou": "IoU",
     **OBJECT_METRICS,
 }
+
+
+def read_paper(path: Path, columns: Sequence[str]) -> pd.DataFrame:
+    """reports/paper.csv or paper_rows.csv; empty cells of texts stay empty texts.
+
+    Raises:
+        BadInput: the file is missing or has other columns.
+    """
+    if not path.is_file():
+        raise BadInput(f"{path}: not there; it is kept in git: `git checkout -- {path}`")
+    texts = {name: str for name in columns if name not in ("row", "at", "value")}
+    if "setting" in columns:
+        texts["value"] = str
+    table = pd.read_csv(path, dtype=texts, keep_default_na=False, na_values={"at": [""]})
+    if list(table.columns) != list(columns):
+        raise BadInput(f"{path}: columns {list(table.columns)} instead of {list(columns)}")
+    return table
 
 
 def paper_sections(

@@ -7,7 +7,8 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from pipeline.errors import BadInput
 from pipeline.params import SECTIONS, Params
-from pipeline.params_checks import NAME, check_names, check_values
+from pipeline.params_checks import check_values
+from pipeline.params_names import NAME, check_names
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
@@ -103,12 +104,21 @@ def _build_kind(choices: tuple[Any, ...], value: Any, file: str, where: str) -> 
     kinds = [c for c in choices if is_dataclass(c)]
     named = {get_args(get_type_hints(c)["kind"])[0]: c for c in kinds}
     given = value.get("kind") if isinstance(value, dict) else value
-    if not isinstance(value, dict) or not isinstance(given, str) or given not in named:
-        whole = bool(alone) or isinstance(value, str)  # what is wrong is not the kind alone
-        known = [*alone, *(f"{{kind: {name}, ...}}" for name in named)] if whole else named
-        key = where if whole else f"{where}.kind"
-        raise BadInput(f"{file}: {key} is {given!r}; choose one of: {', '.join(known)}")
-    return _build_dataclass(named[given], value, file, where)
+    if isinstance(value, dict) and isinstance(given, str) and given in named:
+        return _build_dataclass(named[given], value, file, where)
+    if isinstance(value, dict) and not alone:
+        raise BadInput(f"{file}: {where}.kind is {given!r}; choose one of: {', '.join(named)}")
+    known = [*alone, *(_outline(name, c) for name, c in named.items())]
+    choose = "choose" if alone else "give a mapping,"
+    raise BadInput(f"{file}: {where} is {given!r}; {choose} one of: {', '.join(known)}")
+
+
+def _outline(name: str, kind: Any) -> str:
+    """How a kind is written: ``{kind: iou, iou: ...}``, or ``{kind: dense, ...}`` if it is long."""
+    keys = [field.name for field in fields(kind) if field.name != "kind"]
+    if not keys:
+        return f"{{kind: {name}}}"
+    return f"{{kind: {name}, {f'{keys[0]}: ' * (len(keys) == 1)}...}}"
 
 
 def _build_dict(kind: Any, value: Any, file: str, where: str) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from pipeline.datasets.folder_files import IMAGE_SUFFIXES
 from pipeline.datasets.published_proposals import find_published
 from pipeline.errors import BadFile, BadInput, some
 from pipeline.forests import open_contours, open_ranker
-from pipeline.params import (
+from pipeline.params_proposals import (
     BoostedEdges,
     Edges,
     Gop,

@@ -30,7 +30,7 @@ from pipeline.datasets.proposal_table import to_row
 from pipeline.datasets.published_proposals import read_published
 from pipeline.errors import BadFile, BadInput
 from pipeline.forests import forest_path, open_contours, open_ranker
-from pipeline.params import (
+from pipeline.params_proposals import (
     Algorithm,
     BoostedEdges,
     GradientEdges,

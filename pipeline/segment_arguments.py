@@ -5,20 +5,19 @@ from pathlib import Path
 
 
 def add_segment(parser: argparse.ArgumentParser) -> None:
-    """Everything that `segment` takes."""
-    text = "a trained run, or the file of a checkpoint"
-    parser.add_argument("model", metavar="RUN_OR_CHECKPOINT", help=text)
+    """Everything that `segment` takes. What is not given is None; `settings_of` says what it is."""
+    text = "a trained run, or the file of a checkpoint; may be left out with --like"
+    parser.add_argument("model", nargs="?", metavar="RUN_OR_CHECKPOINT", help=text)
     parser.add_argument("--images", type=Path, required=True, metavar="DIR")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="of the label maps")
     text = "colour the photographs too: by category, with --instances by object"
     parser.add_argument("--overlay", action="store_true", help=text)
     text = "sizes that are looked at, with commas between (default 1)"
-    parser.add_argument("--scales", default="1", metavar="S,S", help=text)
-    parser.add_argument("--flip", action="store_true", help="look at the mirror image too")
+    parser.add_argument("--scales", metavar="S,S", help=text)
+    text = "look at the mirror image too, or not (default)"
+    parser.add_argument("--flip", action=argparse.BooleanOptionalAction, help=text)
     text = "look N x N times, moved by parts of a score cell (default 1)"
-    parser.add_argument(
-        "--shifts", type=int, default=1, choices=range(1, 9), metavar="N", help=text
-    )
+    parser.add_argument("--shifts", type=int, choices=range(1, 9), metavar="N", help=text)
     text = "sharpen with the dense CRF that was published for NAME (without a NAME: deeplab)"
     text += "; give it after the run"
     parser.add_argument("--crf", nargs="?", const="deeplab", metavar="NAME", help=text)
@@ -32,10 +31,13 @@ def add_segment(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_instances(parser: argparse.ArgumentParser) -> None:
-    """How objects are found. What is not given is None: it has a meaning with --instances alone."""
+    """How objects are found. What is given has a meaning with --instances or --like alone."""
     text = "find the objects too, with this localisation network: its run or checkpoint"
     parser.add_argument("--instances", metavar="LOCALIZATION", help=text)
-    objects = parser.add_argument_group("with --instances")
+    text = "find the objects as an evaluation of params.yaml does: its networks, views and "
+    text += "instances, but for what is given beside"
+    parser.add_argument("--like", metavar="EVALUATION", help=text)
+    objects = parser.add_argument_group("with --instances or --like")
 
     def number(name: str, kind: type, metavar: str, text: str) -> None:
         objects.add_argument(name, type=kind, metavar=metavar, help=text)

@@ -20,15 +20,15 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from pipeline.catalogue import STAGES, TRAINED, Catalogue, find_study, with_needs
+from pipeline.catalogue import STAGES, Catalogue, find_study, with_needs
 from pipeline.datasets.places import read_places, told_place
 from pipeline.errors import BadInput
 from pipeline.machine import machine
-from pipeline.params import SECTIONS, Params, TrainingRun
+from pipeline.params import SECTIONS, TRAINED, Params, section_of, trained_runs
 from pipeline.params_file import load_params
-from pipeline.protocol import NETWORK_HEAD, network_cells
 from pipeline.study_report import DASH, collect, page
 from pipeline.tables import write_table
+from pipeline.wording import NETWORK_HEAD, network_cells
 from pipeline.work import PUBLISHED
 from pipeline.yaml_edit import as_flow
 
@@ -74,8 +74,8 @@ def study(root: Path, name: str, *, jobs: int) -> None:
             ("data", ", ".join(f"{n} ({e.kind})" for n, e in params.datasets.items())),
             ("seeds", ", ".join(map(str, entry.seeds))),
             ("commit", commit),
-            ("machine", f"{machine()}; {jobs} runs at a time"),
-            ("precision", ", ".join(sorted({r.precision for r in _trained(params).values()}))),
+            ("machine", f"{machine()}; {jobs} run{'s' * (jobs > 1)} at a time"),
+            ("precision", ", ".join(sorted({r.precision for r in trained_runs(params).values()}))),
         ]
         folder = root / "reports" / "studies"
         write_table(folder / f"{name}.parquet", "study", rows)
@@ -127,12 +127,14 @@ class Unit:
 
 def trainings(params: Params) -> list[Unit]:
     """The trainings, each with those that start from it."""
-    trained, stages = _trained(params), dict[str, list[str]]()
+    trained, stages = trained_runs(params), dict[str, list[str]]()
     for name in trained:
         chain = [name]
         while trained[chain[0]].init in trained:
             chain.insert(0, trained[chain[0]].init)
-        stages.setdefault(chain[0], []).extend(f"{_stage(params, m)}@{m}" for m in chain)
+        stages.setdefault(chain[0], []).extend(
+            f"{STAGES[section_of(params, m)][0]}@{m}" for m in chain
+        )
     return [Unit(name, tuple(dict.fromkeys(found))) for name, found in stages.items()]
 
 
@@ -143,17 +145,9 @@ def measurements(params: Params) -> list[Unit]:
     ]
 
 
-def _trained(params: Params) -> dict[str, TrainingRun]:
-    return {name: run for section in TRAINED for name, run in getattr(params, section).items()}
-
-
-def _stage(params: Params, model: str) -> str:
-    return next(STAGES[section][0] for section in TRAINED if model in getattr(params, section))
-
-
 def _network_cells(catalogue: Catalogue, evaluation: str) -> tuple[str, ...]:
     """Of the semantic network; where the truth stands in for it, of the other; or nothing."""
-    entry, trained = catalogue.evaluations[evaluation], _trained(catalogue)
+    entry, trained = catalogue.evaluations[evaluation], trained_runs(catalogue)
     names = [name for name in (entry.model, entry.localization) if name in trained]
     return network_cells(trained[names[0]].network) if names else (DASH,) * len(NETWORK_HEAD)
 

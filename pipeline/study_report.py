@@ -5,8 +5,8 @@ import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from pipeline.protocol import NETWORK_HEAD
 from pipeline.tables import read_arrow
+from pipeline.wording import NETWORK_HEAD
 
 DASH = "—"
 OBJECT_SCORES = {  # what tells how well objects are found: (metric, at)
@@ -14,6 +14,7 @@ OBJECT_SCORES = {  # what tells how well objects are found: (metric, at)
     "at 0.7": ("mAP_r", 0.7),
     "vol": ("mAP_r_vol", None),
 }
+SIZES = ("small", "medium", "large")  # as `pipeline.metrics.instance` has them
 CLAIMED = ("mAP^r at 0.5", "vol")  # of these, what claims are held to
 
 Scores = dict[str, dict[int, float]]  # {run: {seed: value}}
@@ -80,7 +81,7 @@ def page(
     }
     lines = [f"# Study {title}", "", *(f"- {name}: {text}" for name, text in facts), ""]
     if finding:
-        lines += _objects_table(objects, networks)
+        lines += _objects_table(objects, networks) + _sizes_table(rows)
     if scores:
         lines += ["", *_runs_table(scores, networks)] if finding else _runs_table(scores, networks)
         lines += _background_lines(rows)
@@ -146,6 +147,29 @@ def _objects_table(
             for seed in seeds
         ]
         lines.append(f"| {' | '.join([run, *networks[run], *means, *cells])} |")
+    return lines
+
+
+def _sizes_table(rows: list[dict]) -> list[str]:
+    """mAP^r of the objects of each class of sizes, for every run that has it; else no line."""
+    found = {
+        (size, at): scores_of(rows, f"mAP_r_{size}", at) for size in SIZES for at in (0.5, 0.7)
+    }
+    runs = list(dict.fromkeys(run for scores in found.values() for run in scores))
+    if not runs:
+        return []
+    heads = " | ".join(f"{size} at {at}" for size, at in found)
+    lines = [
+        "",
+        "By the size of the objects: up to 32² pixels of mask, up to 96², and more. A dash: no "
+        "such object.",
+        "",
+        f"| run | {heads} |",
+        "|---|" + "---|" * len(found),
+    ]
+    for run in runs:
+        cells = [mean_and_spread(list(scores.get(run, {}).values())) for scores in found.values()]
+        lines.append(f"| {run} | {' | '.join(cells)} |")
     return lines
 
 

@@ -20,7 +20,8 @@ from torch import Tensor, nn
 from pipeline.checkpoints import SemanticNetwork
 from pipeline.errors import BadInput
 from pipeline.inference import for_inference, predict_label_map, predict_probabilities
-from pipeline.params import Precision, Views
+from pipeline.params import Views
+from pipeline.params_networks import Precision
 from pipeline.training import use_threads
 
 Span = tuple[int, int]  # half-open, pixels along one axis

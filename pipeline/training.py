@@ -24,7 +24,8 @@ from torch.utils.data import DataLoader, Dataset
 from pipeline.errors import BadFile, BadInput
 from pipeline.gradients import Loss, compute_gradient
 from pipeline.parallel import largest, own_share
-from pipeline.params import Augmentation, Grid, LinearSchedule, Precision, Schedule, StepSchedule
+from pipeline.params_networks import Grid, Precision
+from pipeline.params_training import Augmentation, LinearSchedule, Schedule, StepSchedule
 from pipeline.transforms import labels_on_grid, random_view
 from pipeline.weight_files import read_torch_file
 

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from pipeline.categories import IGNORE
-from pipeline.params import Augmentation, Grid
+from pipeline.params_networks import Grid
+from pipeline.params_training import Augmentation
 
 MEAN = (0.485, 0.456, 0.406)  # of ImageNet's R, G, B in [0, 1]
 STD = (0.229, 0.224, 0.225)

@@ -1,23 +1,145 @@
-"""How networks learn and how they are tested, in words."""
+"""Data, networks, how these learn and how they are tested, in words."""
 
-from pipeline.params import (
+from pipeline.params import AnyOverlap, Crf, DenseCrf, Evaluation, RegionNms, Views
+from pipeline.params_datasets import (
+    Bsds500Dataset,
+    CityscapesDataset,
+    CocoDataset,
+    ContextDataset,
+    Dataset,
+    FolderDataset,
+    MixtureDataset,
+    SampleDataset,
+    SbdDataset,
+    Voc2007Dataset,
+    Voc2012Dataset,
+)
+from pipeline.params_networks import Deeplab, DeeplabLargeFov, FcrnExtended, Network
+from pipeline.params_training import (
     AllPixels,
-    AnyOverlap,
     Bootstrapping,
     BoxBootstrapping,
-    Crf,
-    DenseCrf,
-    Evaluation,
+    BoxSupLabels,
+    BoxSupRun,
+    GrabCut,
     IouMinKept,
     LogSizeTargets,
-    RegionNms,
+    Run,
     ScaledTargets,
     SizeWeights,
     Targets,
     TopK,
-    Views,
     Weighting,
 )
+from pipeline.protocol import Measured, Trained
+
+
+# --- data ----------------------------------------------------------------------------------------
+def source_text(dataset: Dataset) -> str:
+    """Where the images and their annotation come from."""
+    match dataset:
+        case SampleDataset():
+            return "drawn by this project"
+        case Voc2012Dataset():
+            return "PASCAL VOC 2012 with the masks of SBD"
+        case Voc2007Dataset():
+            return "PASCAL VOC 2007"
+        case SbdDataset():
+            return "Semantic Boundaries Dataset"
+        case ContextDataset():
+            return "PASCAL-Context on the images of VOC 2010"
+        case CityscapesDataset():
+            return "Cityscapes, fine annotation"
+        case CocoDataset():
+            return f"COCO {dataset.year}"
+        case Bsds500Dataset():
+            return "BSDS500"
+        case FolderDataset():
+            return "a folder of own images"
+        case MixtureDataset():
+            boxes = " and ".join(source_text(part) for part in dataset.boxes)
+            return f"{source_text(dataset.masks)}, and boxes of {boxes}"
+
+
+def terms_text(dataset: Dataset) -> str:
+    """What its images may be used for."""
+    match dataset:
+        case SampleDataset():
+            return "images drawn by this project"
+        case FolderDataset():
+            return "images under the terms of whoever owns them"
+        case CityscapesDataset():
+            return "images for non-commercial use only, not to be passed on"
+    return "images for research use only, under their owners' terms"
+
+
+# --- networks ------------------------------------------------------------------------------------
+def network_text(network: Network) -> str:
+    """The kind of network, with what is added to the vanilla one."""
+    if isinstance(network, Deeplab):
+        large = isinstance(network, DeeplabLargeFov)
+        return f"DeepLab{'-LargeFOV' * large} on VGG-16"
+    if not isinstance(network, FcrnExtended):
+        return "FCRN"
+    added = [f"a hidden layer of {network.hidden}"] if network.hidden else []
+    if any(network.dropout):
+        added.append("dropout " + ", ".join(f"{rate:g}" for rate in network.dropout))
+    return f"FCRN with {' and '.join(added)}" if added else "FCRN"
+
+
+_NAMED = {"deeplab": " (DeepLab)", "deeplab_largefov": " (DeepLab-LargeFOV)"}
+NETWORK_HEAD = ("depth", "resolution", "kernel", "dilation", "FoV")  # as in Wu2016 Table 1
+
+
+def network_cells(network: Network) -> tuple[str, ...]:
+    """What `NETWORK_HEAD` names; kernel and dilation of each layer of the classifier, or of fc6.
+
+    A network that is no FCRN has its name beside its depth.
+    """
+    layers = 2 if isinstance(network, FcrnExtended) and network.hidden else 1
+    return (
+        f"{network.depth}{_NAMED.get(network.kind, '')}",
+        f"1/{network.stride}",
+        ", ".join([str(network.kernel)] * layers),
+        ", ".join([str(network.dilation)] * layers),
+        str(network.field_of_view),
+    )
+
+
+# --- learning ------------------------------------------------------------------------------------
+def supervision_text(measured: Measured) -> str:
+    """What its semantic network learns from: `network_supervision`; or that there is none."""
+    network = measured.semantic
+    return "true masks" if network is None else network_supervision(network)
+
+
+def network_supervision(network: Trained) -> str:
+    """What it learns from: mask, box (how its masks are estimated), or semi; then before."""
+    text = _own_supervision(network)
+    for run, dataset in network.before:
+        text += f", after {amount_of_masks(run)} on {source_text(dataset)}"
+    return text
+
+
+def _own_supervision(network: Trained) -> str:
+    run = network.run
+    if not isinstance(run, BoxSupRun):
+        return "mask"
+    estimator = run.estimator
+    if isinstance(estimator, BoxSupLabels):
+        lam = f", lambda {estimator.lam:g}"
+        how = f"BoxSup, {run.proposals}, top-{estimator.top_k}{lam}"
+        if network.learnt_from:
+            how += f"; candidates learnt from {' and '.join(network.learnt_from)}"
+    else:
+        how = "GrabCut" if isinstance(estimator, GrabCut) else "rectangles"
+    return f"{amount_of_masks(run)} ({how})"
+
+
+def amount_of_masks(run: Run) -> str:
+    if not isinstance(run, BoxSupRun):
+        return "mask"
+    return "box" if run.mask_split == "none" else "semi"
 
 
 def bootstrapping_text(bootstrapping: Bootstrapping | BoxBootstrapping) -> str:
@@ -48,6 +170,7 @@ def weighting_text(weighting: Weighting) -> str:
     return f"(h w)^-{weighting.alpha:g}, {bounds}"
 
 
+# --- testing -------------------------------------------------------------------------------------
 def region_text(rule: RegionNms) -> str:
     """Where a mask is dropped for one of more confidence."""
     return "any shared pixel" if isinstance(rule, AnyOverlap) else f"IoU >= {rule.iou:g}"

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.params import SemanticRun
 from pipeline.params_file import build, read_yaml
+from pipeline.params_training import SemanticRun
 from pipeline.stages.code import code
 
 PROJECT = Path(__file__).resolve().parents[1]

@@ -6,14 +6,18 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-VOCABULARY = {"categories", "boxes", "masks", "superpixels", "params", "errors"}
+VOCABULARY = {
+    "categories", "boxes", "masks", "superpixels", "errors", "params", "params_datasets",
+    "params_proposals", "params_networks", "params_training",
+}  # fmt: skip
 PAPERS = {
     "models", "losses", "labels", "box_targets", "instances", "crf", "proposals", "transforms",
     "metrics",
 }  # fmt: skip
 DISK = {
-    "datasets", "tables", "reports", "figures", "instance_reports", "instance_figures", "protocol",
-    "paper_tables", "markdown", "wording", "object_overlays", "exports", "params_file",
+    "datasets", "tables", "reports", "semantic_reports", "instance_reports", "figures",
+    "instance_figures", "protocol", "departures", "paper_tables", "markdown", "wording",
+    "object_overlays", "exports", "params_file", "params_names",
     "params_checks",
 }  # fmt: skip
 BETWEEN = {
@@ -24,7 +28,7 @@ BETWEEN = {
 }  # fmt: skip
 TOP = {
     "stages", "shared_work", "scoring", "proposal_commands", "proposal_arguments", "segmenting",
-    "segmenting_files", "segmenting_instances", "segment_arguments", "object_pictures",
+    "segment_arguments", "object_pictures",
     "label_pictures", "photographs", "sensitivity", "__main__",
 }  # fmt: skip
 TOOLS = {  # behind the command line: folders of work, and files about runs

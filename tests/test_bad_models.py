@@ -21,8 +21,8 @@ from pipeline.errors import BadInput
 from pipeline.fitting import fit, labels_round
 from pipeline.losses import bootstrapped_cross_entropy
 from pipeline.memory import bytes_kept, memory_as_input, need_memory
-from pipeline.params import Augmentation, SemanticRun
 from pipeline.params_file import build, read_yaml
+from pipeline.params_training import Augmentation, SemanticRun
 from pipeline.training import load_checkpoint, save_checkpoint
 
 CPU = torch.device("cpu")

@@ -21,7 +21,7 @@ from pipeline.box_targets import (
     sums_of_objects,
 )
 from pipeline.boxes import iou
-from pipeline.params import LogSizeTargets, ScaledTargets, StandardisedTargets
+from pipeline.params_training import LogSizeTargets, ScaledTargets, StandardisedTargets
 
 PLAIN = StandardisedTargets("standardise")
 SCALED = ScaledTargets("scale", 100.0)

@@ -16,8 +16,8 @@ from pipeline.datasets.prepared import Prepared, write_prepared
 from pipeline.datasets.tree import ImageFiles, Tree
 from pipeline.errors import BadInput
 from pipeline.masks import decode_index_png, encode_index_png
-from pipeline.params import BoxSupRun
 from pipeline.params_file import load_params
+from pipeline.params_training import BoxSupRun
 from pipeline.stages.boxsup import boxsup
 from pipeline.tables import write_table
 

@@ -12,8 +12,8 @@ from pipeline.datasets.bsds import count_drawings, fitting_and_reporting, open_b
 from pipeline.datasets.matfile import encode_variables
 from pipeline.datasets.tree import Place, Problems, Tree
 from pipeline.errors import BadFile
-from pipeline.params import Bsds500Dataset
-from pipeline.protocol import source_text, terms_text
+from pipeline.params_datasets import Bsds500Dataset
+from pipeline.wording import source_text, terms_text
 
 REAL = Path(__file__).resolve().parents[1].parent / "shared" / "real" / "bsds500"
 STRICT = Problems(collect=False)

@@ -28,8 +28,9 @@ from pipeline.costs import (
     training_flop,
 )
 from pipeline.errors import BadInput
-from pipeline.params import Dataset, Fcrn
+from pipeline.params_datasets import Dataset
 from pipeline.params_file import build, load_params, read_yaml
+from pipeline.params_networks import Fcrn
 
 FILES = ("dai2015", "sample", "streets", "wu2016")
 ROOT = Path(__file__).resolve().parents[1]

@@ -5,13 +5,15 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import protocol, reports
+from pipeline import departures, markdown, paper_tables, protocol, wording
 from pipeline.catalogue import load_catalogue
 from pipeline.costs import split_sizes
 from pipeline.crf.dense import PUBLISHED
 from pipeline.errors import BadInput
-from pipeline.params import BoxSupLabels, BoxSupRun, DenseCrf, MixtureDataset
+from pipeline.params import DenseCrf
 from pipeline.params_checks import check_values
+from pipeline.params_datasets import MixtureDataset
+from pipeline.params_training import BoxSupLabels, BoxSupRun
 from pipeline.post_processing import crf_of
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -39,7 +41,7 @@ def catalogue():
 
 @pytest.fixture(scope="module")
 def paper_rows():
-    return reports.read_paper(ROOT / "reports/paper_rows.csv", reports.PAPER_ROWS_COLUMNS)
+    return paper_tables.read_paper(ROOT / "reports/paper_rows.csv", paper_tables.PAPER_ROWS_COLUMNS)
 
 
 @pytest.fixture(scope="module")
@@ -57,8 +59,8 @@ def rows_of(names, catalogue):
     return found
 
 
-def departures(gathered, paper_rows, name, row):
-    return protocol.departures(gathered[name], reports.settings_of_row(row, paper_rows))
+def departs(gathered, paper_rows, name, row):
+    return departures.departures(gathered[name], markdown.settings_of_row(row, paper_rows))
 
 
 # --- every row is there --------------------------------------------------------------------------
@@ -91,10 +93,10 @@ def test_every_split_that_is_named_is_published(catalogue):
 def test_supervision_and_numbers_of_images_are_those_of_the_rows(catalogue, gathered, paper_rows):
     compared = 0
     for name, entry in catalogue.evaluations.items():
-        ours = protocol.settings(gathered[name])
+        ours = departures.settings(gathered[name])
         sizes = split_sizes(catalogue.datasets[gathered[name].semantic.run.dataset])
         for row in entry.stands_for:
-            theirs = reports.settings_of_row(row, paper_rows)
+            theirs = markdown.settings_of_row(row, paper_rows)
             assert ours["supervision"] == theirs["supervision"], (name, row)
             if "train_images" in theirs and not gathered[name].semantic.before:
                 split = gathered[name].semantic.run.split
@@ -115,7 +117,7 @@ def test_boxsup_plus_averages_three_scales_and_nothing_else_does(catalogue, gath
     assert several == {"semi_voc_coco_voc07_plus"}
     plus = catalogue.evaluations["semi_voc_coco_voc07_plus"]
     assert plus.views.scales == (0.8, 1.0, 1.2) and not plus.views.flip
-    found = departures(gathered, paper_rows, "semi_voc_coco_voc07_plus", "dai2015/Table 4/9")
+    found = departs(gathered, paper_rows, "semi_voc_coco_voc07_plus", "dai2015/Table 4/9")
     assert found == ["evaluated on the split val_since_2008 instead of test", *GUARDS]
 
 
@@ -156,11 +158,11 @@ def test_no_label_step_asks_a_last_layer_that_is_still_random(catalogue):
 
 
 def test_masks_depart_from_the_paper_by_nothing(gathered, paper_rows):
-    assert departures(gathered, paper_rows, "boxsup_mask_voc", "dai2015/Table 1/1") == []
+    assert departs(gathered, paper_rows, "boxsup_mask_voc", "dai2015/Table 1/1") == []
 
 
 def test_the_literal_run_departs_by_the_first_label_step_only(gathered, paper_rows):
-    found = departures(gathered, paper_rows, "boxsup_top5_literal_voc", "dai2015/Table 2/5")
+    found = departs(gathered, paper_rows, "boxsup_top5_literal_voc", "dai2015/Table 2/5")
     assert found == ["lambda counts after 1 epoch(s) instead of 0"]
 
 
@@ -168,18 +170,18 @@ def test_the_runs_on_fcrn_depart_by_their_network_and_as_those_on_deeplab(gather
     same = {"mask": "boxsup_mask_voc", "boxsup": "boxsup_top5_voc", "semi": "semi_voc"}
     for number, (kind, name) in enumerate(same.items(), 1):
         row = f"dai2015/Table 1/{number}"
-        assert departures(gathered, paper_rows, f"fcrn50_{kind}_voc", row) == [
+        assert departs(gathered, paper_rows, f"fcrn50_{kind}_voc", row) == [
             f"network FCRN instead of {PLAIN}",
-            *departures(gathered, paper_rows, name, row),
+            *departs(gathered, paper_rows, name, row),
         ]
 
 
 def test_masks_of_coco_come_before_those_of_voc(gathered, paper_rows):
-    found = departures(gathered, paper_rows, "boxsup_mask_coco_voc", "dai2015/Table 1/4")
+    found = departs(gathered, paper_rows, "boxsup_mask_coco_voc", "dai2015/Table 1/4")
     assert found == [
         "trained on the split COCO, then train_aug instead of train_aug + COCO",
     ]
-    text = protocol.supervision_text(gathered["boxsup_mask_coco_voc"])
+    text = wording.supervision_text(gathered["boxsup_mask_coco_voc"])
     assert text == "mask, after mask on COCO 2014"
 
 
@@ -190,9 +192,9 @@ def test_context_is_fine_tuned_from_boxes_of_all_80_categories(catalogue, gather
     assert catalogue.datasets[start.dataset].categories == "coco"
     assert split_sizes(catalogue.datasets[start.dataset])[start.split] == 123287
     assert split_sizes(catalogue.datasets[fine.dataset])[fine.split] == 4998
-    found = departures(gathered, paper_rows, "boxsup_context", "dai2015/Table 5/5")
+    found = departs(gathered, paper_rows, "boxsup_context", "dai2015/Table 5/5")
     assert found == [f"network {PLAIN} instead of VGG-16 FCN", *GUARDS]
-    text = protocol.supervision_text(gathered["boxsup_context"])
+    text = wording.supervision_text(gathered["boxsup_context"])
     assert text == "mask, after box on COCO 2014"
 
 

@@ -21,12 +21,13 @@ from pipeline.models.fast import TapSum
 from pipeline.models.frozen import with_frozen_pairs
 from pipeline.models.resnet import resnet
 from pipeline.models.vgg import CHANNELS, CONVOLUTIONS
-from pipeline.params import AllPixels, Deeplab, DeeplabLargeFov
 from pipeline.params_file import load_params
-from pipeline.protocol import network_cells, network_text
+from pipeline.params_networks import Deeplab, DeeplabLargeFov
+from pipeline.params_training import AllPixels
 from pipeline.stages.weights import imagenet_body
 from pipeline.training import save_checkpoint, sgd
 from pipeline.transforms import labels_on_grid
+from pipeline.wording import network_cells, network_text
 
 PLAIN = Deeplab("deeplab", dropout=0.5, last_lr_factor=10.0)
 LARGE = DeeplabLargeFov("deeplab_largefov", dropout=0.5, last_lr_factor=10.0)

@@ -25,8 +25,8 @@ from pipeline.fitting import STOPPED, Round, fit, labels_round
 from pipeline.losses import bootstrapped_cross_entropy
 from pipeline.machine import chosen_device
 from pipeline.parallel import own_share, tell, training_processes, whole_batch
-from pipeline.params import SemanticRun, ThreshMinKept, TopK
 from pipeline.params_file import build, read_yaml
+from pipeline.params_training import SemanticRun, ThreshMinKept, TopK
 from pipeline.tables import read_table
 from pipeline.training import load_checkpoint
 

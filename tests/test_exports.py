@@ -522,6 +522,15 @@ def test_truth_of_cityscapes_lists_the_labels_that_have_objects(tmp_path):
     assert names == {n: CITYSCAPES[n] for n in range(11, 19)}
 
 
+def test_truth_without_background_lists_every_category(tmp_path):
+    names = ("wall", "door", "window", "lamp")
+    root = a_dataset(tmp_path, names, object_1={"category": 0})
+    export_truth(root, "mine", "val", tmp_path / "truth.json")
+    found = load_officially(tmp_path / "truth.json")
+    assert {n: entry["name"] for n, entry in found.cats.items()} == dict(enumerate(names))
+    assert [a["category_id"] for a in found.anns.values()] == [1, 0, 1]
+
+
 def test_objects_without_mask_are_left_out_and_told(tmp_path):
     root = a_dataset(tmp_path / "boxes", SAMPLE, object_1={"mask_rle": None})
     told = export_truth(root, "mine", "val", tmp_path / "truth.json")

@@ -12,7 +12,7 @@ from pipeline.models.resnet import (
     load_body_weights,
     resnet,
 )
-from pipeline.params import field_of_view
+from pipeline.params_networks import field_of_view
 
 
 @pytest.mark.parametrize(

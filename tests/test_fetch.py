@@ -18,8 +18,9 @@ from pipeline.datasets.sample_cityscapes import write_cityscapes
 from pipeline.datasets.sample_coco import write_coco
 from pipeline.datasets.sample_context import write_context
 from pipeline.errors import BadInput, PlaceByHand
-from pipeline.params import SECTIONS, NoCandidates, ProposalSet
+from pipeline.params import SECTIONS
 from pipeline.params_file import load_params
+from pipeline.params_proposals import NoCandidates, ProposalSet
 from pipeline.stages import fetch as fetch_module
 from pipeline.stages.fetch import fetch
 from pipeline.stages.prepare import prepare

@@ -9,7 +9,7 @@ from hypothesis import given as drawn
 from hypothesis import strategies as st
 from test_report import LABELS, evaluation, given, history, make_params, project
 
-from pipeline import figures, protocol, reports
+from pipeline import figures, protocol, semantic_reports
 from pipeline.label_pictures import rounds_shown
 from pipeline.metrics.semantic import confusion_matrix
 from pipeline.params import Params
@@ -67,7 +67,7 @@ def test_bands_of_evaluations_stand_together_where_all_have_them():
     one = with_bands("one", boundary_mean_iou={5: 0.4, 1: 0.2}, interior_mean_iou={5: 0.6, 1: 0.5})
     two = with_bands("two", boundary_mean_iou={1: 0.1, 5: 0.3}, interior_mean_iou={1: 0.4})
     other = with_bands("other", category_boundary_mean_iou={1: 0.1})
-    found = reports.bands_of(
+    found = semantic_reports.bands_of(
         {"both": {"mask": one, "box": two}, "not": {"mask": one, "box": other}}
     )
     assert list(found) == ["both"] and found["both"].around.startswith("the void")
@@ -77,8 +77,8 @@ def test_bands_of_evaluations_stand_together_where_all_have_them():
 
 
 def test_the_table_of_bands_has_a_column_for_each_width():
-    bands = reports.Bands("it", {"a": [(1.0, 0.25, 0.5), (40.0, 0.75, math.nan)]})
-    lines = reports.band_table(bands).splitlines()
+    bands = semantic_reports.Bands("it", {"a": [(1.0, 0.25, 0.5), (40.0, 0.75, math.nan)]})
+    lines = semantic_reports.band_table(bands).splitlines()
     assert lines[0] == "| run | 1 | 40 |"
     assert lines[2] == "| a | 25.00 / 50.00 | 75.00 / – |"
 

@@ -23,8 +23,8 @@ from flows.dvc_project import TRIES, DvcProject, StageFailed, failure, when_unlo
 from flows.graph import activate, run_stages, summary
 from flows.walk import Outcome, visible_gpus, walk
 from pipeline.catalogue import STAGES as STAGES_OF
-from pipeline.catalogue import TRAINED
 from pipeline.errors import BadInput
+from pipeline.params import TRAINED
 from pipeline.params_file import load_params
 
 ROOT = Path(__file__).resolve().parents[1]

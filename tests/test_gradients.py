@@ -12,7 +12,7 @@ from pipeline.losses import bootstrapped_cross_entropy
 from pipeline.models.fcrn import fcrn
 from pipeline.models.frozen import with_frozen_pairs
 from pipeline.models.resnet import freeze_batch_norm
-from pipeline.params import AllPixels, ThreshMinKept, TopK
+from pipeline.params_training import AllPixels, ThreshMinKept, TopK
 from pipeline.transforms import normalise
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")

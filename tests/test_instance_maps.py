@@ -15,7 +15,8 @@ from pipeline.inference import for_inference, view_probabilities
 from pipeline.instance_maps import box_maps, semantic_maps, true_box_maps, true_semantic_maps
 from pipeline.models.fcrn import fcrn
 from pipeline.object_maps import ObjectMap
-from pipeline.params import LogSizeTargets, StandardisedTargets, Views
+from pipeline.params import Views
+from pipeline.params_training import LogSizeTargets, StandardisedTargets
 from pipeline.transforms import normalise
 
 CPU = torch.device("cpu")

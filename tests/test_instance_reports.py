@@ -21,20 +21,18 @@ from test_report import (
     section,
 )
 
-from pipeline import instance_reports, protocol, reports, wording
+from pipeline import departures, instance_reports, markdown, protocol, reports, wording
 from pipeline.catalogue import load_catalogue
 from pipeline.instance_reports import DECODING, NETWORKS, ObjectPictures
-from pipeline.params import (
-    AnyOverlap,
+from pipeline.params import AnyOverlap, Params, RegionIou
+from pipeline.params_file import build
+from pipeline.params_training import (
     IouMinKept,
     LogSizeTargets,
-    Params,
-    RegionIou,
     ScaledTargets,
     SizeWeights,
     StandardisedTargets,
 )
-from pipeline.params_file import build
 from pipeline.stages.report import is_current, report
 from pipeline.tables import read_table, write_table
 
@@ -312,24 +310,24 @@ def test_no_number_of_the_papers_stands_with_drawn_images(text, paper):
 
 
 def test_every_departure_from_the_paper_is_told(gathered, paper_rows):
-    def departures(name, text):
-        return protocol.departures(gathered[name], reports.settings_of_row(text, paper_rows))
+    def departs(name, text):
+        return departures.departures(gathered[name], markdown.settings_of_row(text, paper_rows))
 
-    assert departures("sbd_found", "wu2016/Table 6/7") == [
+    assert departs("sbd_found", "wu2016/Table 6/7") == [
         "evaluated on 4 of the 5,732 official images",
         "trained on 100 of the 5,623 official images",
         "depth 50 instead of 101",
         "depth of the localisation network 50 instead of 101",
     ]
-    plain = departures("sbd_found", "wu2016/Table 6/4")
+    plain = departs("sbd_found", "wu2016/Table 6/4")
     assert "bootstrapping of the localisation network on instead of off" in plain
     assert "weights by the sizes of objects on instead of off" in plain
-    coco = departures("sbd_found", "wu2016/Table 6/8")
+    coco = departs("sbd_found", "wu2016/Table 6/8")
     assert "trained on the split instance_train instead of COCO, then instance_train" in coco
-    assert not any("COCO" in note for note in departures("sbd_after_coco", "wu2016/Table 6/8"))
-    oracle = departures("sbd_oracle", "wu2016/Table 6/6")
+    assert not any("COCO" in note for note in departs("sbd_after_coco", "wu2016/Table 6/8"))
+    oracle = departs("sbd_oracle", "wu2016/Table 6/6")
     assert "score maps from true masks instead of a network" in oracle
-    ceiling = departures("sbd_ceiling", "wu2016/Table 6/6")
+    ceiling = departs("sbd_ceiling", "wu2016/Table 6/6")
     assert "boxes from true boxes instead of a network" in ceiling
 
 
@@ -338,8 +336,8 @@ def test_another_list_or_dataset_is_a_departure(paper_rows):
     on_voc["instance"]["sbd_boxes"] |= {"dataset": "voc", "split": "train_aug", "init": "nothing"}
     on_voc["evaluations"] = {"one": finding("none", "sbd_boxes", "voc")}
     (measured,) = protocol.gather(build(Params, on_voc, "params.yaml", ""), {}, {})
-    theirs = reports.settings_of_row("wu2016/text 3.2/1", paper_rows)
-    assert protocol.departures(measured, theirs) == [
+    theirs = markdown.settings_of_row("wu2016/text 3.2/1", paper_rows)
+    assert departures.departures(measured, theirs) == [
         "evaluated on voc2012 instead of sbd",
         "evaluated on the split val instead of instance_val",
         "localisation network trained on the split train_aug instead of instance_train",
@@ -354,14 +352,14 @@ def test_the_catalogues_rows_of_table_6_depart_by_nothing_but_what_is_missing(pa
     for measured in protocol.gather(catalogue, {}, {}):
         for text in measured.entry.stands_for if measured.finds_objects else ():
             rows.append(text.removeprefix("wu2016/"))
-            theirs = reports.settings_of_row(text, paper_rows)
-            assert protocol.departures(measured, theirs) == [], measured.name
+            theirs = markdown.settings_of_row(text, paper_rows)
+            assert departures.departures(measured, theirs) == [], measured.name
     assert sorted(rows) == [*(f"Table 6/{n}" for n in range(4, 9)), "text 3.2/1"]
 
 
 @pytest.mark.parametrize("number", range(4, 9))
 def test_the_settings_of_table_6_are_those_that_it_names(paper_rows, number):
-    theirs = reports.settings_of_row(f"wu2016/Table 6/{number}", paper_rows)
+    theirs = markdown.settings_of_row(f"wu2016/Table 6/{number}", paper_rows)
     method = theirs["method"]
     assert theirs["depth"] == theirs["localization_depth"] == method.split("-layer")[0]
     assert (theirs["localization_bootstrapping"] == "on") == ("Bs." in method)
@@ -464,7 +462,7 @@ def test_an_evaluation_started_from_boxes_keeps_its_supervision(paper_rows):
     found["boxsup"]["voc_box"] = found["boxsup"]["voc_box"] | BOXES
     found["evaluations"] = {"one": finding("voc_box", "sbd_boxes", "voc")}
     (measured,) = protocol.gather(build(Params, found, "params.yaml", ""), {}, {})
-    settings = protocol.settings(measured)
+    settings = departures.settings(measured)
     assert (settings["supervision"], settings["masks_from"]) == ("box", "SCG")
     assert settings["localization_train"] == "instance_train"
     assert "box (BoxSup, scg, top-5, lambda 1)" in instance_reports.semantic_cell(measured)

@@ -22,8 +22,8 @@ from pipeline.errors import BadInput
 from pipeline.labels import grabcut_mask, paint
 from pipeline.masks import decode_index_png
 from pipeline.models.fcrn import Fcrn, fcrn
-from pipeline.params import BoxSupLabels, BoxSupRun, GrabCut
 from pipeline.params_file import load_params
+from pipeline.params_training import BoxSupLabels, BoxSupRun, GrabCut
 from pipeline.proposals.form import from_membership
 from pipeline.tables import read_table, write_table
 

@@ -30,8 +30,8 @@ from pipeline.errors import BadInput
 from pipeline.fitting import STOPPED
 from pipeline.masks import decode_rle, encode_rle
 from pipeline.object_maps import need_object_masks
-from pipeline.params import StandardisedTargets
 from pipeline.params_file import load_params
+from pipeline.params_training import StandardisedTargets
 from pipeline.stages import localize as stage
 from pipeline.stages.fetch import fetch
 from pipeline.stages.localize import localize, standard_of_images

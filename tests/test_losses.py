@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from pipeline.losses import bootstrapped_cross_entropy
-from pipeline.params import AllPixels, ThreshMinKept, TopK
+from pipeline.params_training import AllPixels, ThreshMinKept, TopK
 
 OFF = AllPixels("off")
 

@@ -10,9 +10,10 @@ from PIL import Image
 from scipy.ndimage import binary_fill_holes
 
 from pipeline.errors import BadInput
-from pipeline.params import GradientEdges, Mcg, Params, Scg
+from pipeline.params import Params
 from pipeline.params_checks import check_values
 from pipeline.params_file import build
+from pipeline.params_proposals import GradientEdges, Mcg, Scg
 from pipeline.proposals.edges import edges
 from pipeline.proposals.form import Proposals
 from pipeline.proposals.hierarchy import Hierarchy

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from candidates import same
 
-from pipeline.params import Gop, GradientEdges, Mcg, Scg, SelectiveSearch
+from pipeline.params_proposals import Gop, GradientEdges, Mcg, Scg, SelectiveSearch
 from pipeline.proposals.edges import edges
 from pipeline.proposals.forest import Forest
 from pipeline.proposals.form import from_membership

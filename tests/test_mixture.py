@@ -19,7 +19,7 @@ from pipeline.datasets.sample_folder import write_folder
 from pipeline.datasets.tree import Place, Problems, Tree
 from pipeline.errors import BadInput
 from pipeline.masks import decode_rle
-from pipeline.params import (
+from pipeline.params_datasets import (
     CocoDataset,
     FolderDataset,
     MixtureDataset,

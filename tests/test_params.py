@@ -6,8 +6,14 @@ from typing import get_args, get_type_hints
 
 import pytest
 
-from pipeline import params as module
-from pipeline import params_checks
+from pipeline import (
+    params,
+    params_checks,
+    params_datasets,
+    params_networks,
+    params_proposals,
+    params_training,
+)
 from pipeline.catalogue import load_catalogue
 from pipeline.errors import BadInput
 from pipeline.params import Params
@@ -94,7 +100,7 @@ def test_builds_dataclasses_with_the_right_types(tmp_path):
 def test_a_crf_is_none_or_a_mapping(tmp_path):
     assert load(tmp_path).evaluations["mask"].crf == "none"
     text = changed("crf: none", f"crf: {crf_text(prune=0.01)}")
-    assert load(tmp_path, text).evaluations["mask"].crf == module.DenseCrf(
+    assert load(tmp_path, text).evaluations["mask"].crf == params.DenseCrf(
         "dense", 5.0, 50.0, 10.0, 3.0, 3.0, 10, 0.01
     )
 
@@ -301,8 +307,10 @@ def test_says_where_to_run_when_the_file_is_missing(tmp_path):
 
 
 def test_every_number_has_a_range():
-    bounded = {key.rpartition(".")[2] for key in params_checks._RANGES}
-    kinds = [k for k in vars(module).values() if is_dataclass(k) and isinstance(k, type)]
+    bounded = {key.rpartition(".")[2] for key in params_checks.RANGES}
+    modules = (params, params_datasets, params_proposals, params_networks, params_training)
+    there = [k for module in modules for k in vars(module).values()]
+    kinds = {k for k in there if is_dataclass(k) and isinstance(k, type)}
     for kind in kinds:
         for name, hint in get_type_hints(kind).items():
             if hint in (int, float):
@@ -439,17 +447,17 @@ def test_dai2015_runs_have_the_supervision_of_their_rows():
 
 def test_literals_of_kinds_are_unique_within_a_choice():
     for choice in (
-        module.Dataset,
-        module.Edges,
-        module.Algorithm,
-        module.Forest,
-        module.Weights,
-        module.Schedule,
-        module.Bootstrapping,
-        module.BoxBootstrapping,
-        module.Targets,
-        module.Weighting,
-        module.RegionNms,
+        params_datasets.Dataset,
+        params_proposals.Edges,
+        params_proposals.Algorithm,
+        params_proposals.Forest,
+        params_networks.Weights,
+        params_training.Schedule,
+        params_training.Bootstrapping,
+        params_training.BoxBootstrapping,
+        params_training.Targets,
+        params_training.Weighting,
+        params.RegionNms,
     ):
         kinds = [get_type_hints(k)["kind"] for k in get_args(choice)]
         assert len(set(kinds)) == len(kinds)

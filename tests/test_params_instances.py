@@ -6,9 +6,10 @@ from pathlib import Path
 import pytest
 from scratch import PARAMS
 
-from pipeline import params as module
 from pipeline.errors import BadInput
+from pipeline.params import RegionIou
 from pipeline.params_file import load_params
+from pipeline.params_training import IouMinKept, ScaledTargets, SizeWeights
 
 ROOT = Path(__file__).resolve().parents[1]
 FOUND = (
@@ -63,12 +64,12 @@ def load(tmp_path, text):
 def test_a_run_for_boxes_and_an_evaluation_that_finds_objects_are_read(tmp_path):
     params = load(tmp_path, FINDING)
     run, more = params.instance["boxes"], params.instance["more"]
-    assert run.targets == module.ScaledTargets("scale", 100.0)
-    assert run.weighting == module.SizeWeights("size", 1.0, 0.1, 10.0)
-    assert run.bootstrapping == module.IouMinKept("iou_minkept", 0.8, 40, "crop")
+    assert run.targets == ScaledTargets("scale", 100.0)
+    assert run.weighting == SizeWeights("size", 1.0, 0.1, 10.0)
+    assert run.bootstrapping == IouMinKept("iou_minkept", 0.8, 40, "crop")
     assert (more.targets.kind, more.weighting.kind, more.beta) == ("log_wh", "off", 1.0)
     found = params.evaluations["mask"].instances
-    assert found.region_nms == module.RegionIou("iou", 0.3)
+    assert found.region_nms == RegionIou("iou", 0.3)
     assert (found.vote_stride, found.top_masks, found.min_pixels) == (8, 2, 32)
 
 
@@ -107,7 +108,15 @@ def test_the_truth_may_stand_in_for_a_network_where_boxes_are_counted(tmp_path, 
         ("top_masks: 2, ", "", "evaluations.mask.instances.top_masks is missing"),
         ("kind: iou, iou: 0.3", "kind: any_overlap, iou: 0.3", "region_nms.iou is unknown"),
         ("kind: iou, iou: 0.3", "kind: nms", "instances.region_nms.kind is 'nms'; choose one of"),
+        (
+            "region_nms: {kind: iou, iou: 0.3}",
+            "region_nms: 0.3",
+            "instances.region_nms is 0.3; give a mapping, one of: {kind: iou, iou: ...}, "
+            "{kind: any_overlap}",
+        ),
+        ("kind: iou, iou: 0.3", "iou: 0.3", "region_nms.kind is None; choose one of: iou, any_ov"),
         (f"instances: {FOUND}", "instances: boxes", "mask.instances is 'boxes'; choose one"),
+        (f"instances: {FOUND}", "instances: 0.3", "instances is 0.3; choose one of: none, {kind:"),
         (f"instances: {FOUND}", "instances: none", "mask.localization is 'boxes', but it asks no"),
         (f"instances: {FOUND}", f"instances: {COMPONENTS}", "mask.localization is 'boxes', but it"),
         ("crf: none", f"crf: {CRF}", "evaluations.mask.crf and .instances: objects are"),
@@ -158,8 +167,8 @@ def test_an_evaluation_without_boxes_needs_a_semantic_network(tmp_path):
         ("lowest: 0.1", "lowest: .nan", "instance.boxes.weighting.lowest is nan"),
         ("highest: 10", "highest: 0.9", "instance.boxes.weighting.highest is 0.9; expected at l"),
         ("highest: 10", "highest: .inf", "instance.boxes.weighting.highest is inf"),
-        ("    beta: 1\n", "    beta: 0\n", "instance.boxes.beta is 0.0; expected at least 1e-06"),
-        ("iou: 0.8", "iou: 0", "instance.boxes.bootstrapping.iou is 0.0; expected at least"),
+        ("    beta: 1\n", "    beta: 0\n", "instance.boxes.beta is 0.0; expected above 0"),
+        ("iou: 0.8", "iou: 0", "instance.boxes.bootstrapping.iou is 0.0; expected above 0 and"),
         ("iou: 0.8", "iou: 1.5", "instance.boxes.bootstrapping.iou is 1.5"),
         ("keep: 40", "keep: 0", "instance.boxes.bootstrapping.keep is 0; expected at least 1"),
         ("keep: 40", "keep: 1.5", "instance.boxes.bootstrapping.keep is 1.5; expected a whole"),
@@ -170,7 +179,7 @@ def test_an_evaluation_without_boxes_needs_a_semantic_network(tmp_path):
         ("min_probability: 0.05", "min_probability: -0.1", "instances.min_probability is -0.1"),
         ("min_probability: 0.05", "min_probability: 1.1", "instances.min_probability is 1.1"),
         ("nms_iou: 0.5", "nms_iou: 0", "evaluations.mask.instances.nms_iou is 0.0"),
-        ("nms_iou: 0.5", "nms_iou: 1.01", "evaluations.mask.instances.nms_iou is 1.01"),
+        ("nms_iou: 0.5", "nms_iou: 1.01", "nms_iou is 1.01; expected above 0 and at most 1"),
         ("iou: 0.3}", "iou: 0}", "evaluations.mask.instances.region_nms.iou is 0.0"),
         ("min_pixels: 32", "min_pixels: -1", "evaluations.mask.instances.min_pixels is -1"),
     ],

@@ -21,7 +21,7 @@ from pipeline import instance_finding
 from pipeline.box_targets import Standard
 from pipeline.boxes import iou
 from pipeline.categories import CITYSCAPES, SAMPLE, things_of
-from pipeline.checkpoints import build_localizer, load_model, standard_of
+from pipeline.checkpoints import build_localizer, is_localizer, load_model, standard_of
 from pipeline.datasets.prepared import Prepared
 from pipeline.errors import BadInput
 from pipeline.inference import for_inference
@@ -29,16 +29,10 @@ from pipeline.instance_finding import asked
 from pipeline.instance_maps import box_maps, semantic_maps
 from pipeline.instances import component_instances, find_instances
 from pipeline.masks import decode_index_png, decode_rle, encode_rle, rle_box
-from pipeline.params import (
-    BoxInstances,
-    ComponentInstances,
-    Fcrn,
-    Params,
-    RegionIou,
-    StandardisedTargets,
-    Views,
-)
+from pipeline.params import BoxInstances, ComponentInstances, Params, RegionIou, Views
 from pipeline.params_file import build
+from pipeline.params_networks import Fcrn
+from pipeline.params_training import StandardisedTargets
 from pipeline.stages import predict as stage
 from pipeline.stages.evaluate import evaluate
 from pipeline.stages.predict import predict
@@ -132,9 +126,8 @@ def columns(found):
 
 def ready(root, name):
     network, saved = load_model(root / f"data/models/{name}.pt", CPU)
-    return for_inference(network, precision="fp32"), standard_of(network) if "targets" in saved[
-        "run"
-    ] else None
+    standard = standard_of(network) if is_localizer(saved) else None
+    return for_inference(network, precision="fp32"), standard
 
 
 def digests(folder):

@@ -7,7 +7,7 @@ import pytest
 from scipy.ndimage import binary_fill_holes
 
 from pipeline.boxes import tight_box
-from pipeline.params import GradientEdges, Scg
+from pipeline.params_proposals import GradientEdges, Scg
 from pipeline.proposals.edges import edges, gradient_edges
 from pipeline.proposals.form import Proposals, from_membership
 from pipeline.proposals.methods import propose

@@ -16,7 +16,7 @@ from pipeline.datasets.edge_files import write_forest
 from pipeline.datasets.proposal_table import ProposalTable, to_row
 from pipeline.errors import BadFile, PlaceByHand
 from pipeline.exports.proposals import export_proposals
-from pipeline.params import (
+from pipeline.params_proposals import (
     BoostedEdges,
     GradientEdges,
     Mcg,

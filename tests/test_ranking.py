@@ -10,7 +10,7 @@ from PIL import Image
 from pipeline.datasets.matfile import encode_variables
 from pipeline.errors import BadFile, BadInput
 from pipeline.forests import open_ranker
-from pipeline.params import GradientEdges, Mcg, Scg
+from pipeline.params_proposals import GradientEdges, Mcg, Scg
 from pipeline.proposals.edges import edges as contours
 from pipeline.proposals.forest import Forest, predict
 from pipeline.proposals.form import Proposals, from_membership

@@ -20,7 +20,8 @@ from pipeline.datasets.prepared import Prepared
 from pipeline.datasets.raw_cache import RawCache, pixels_of
 from pipeline.errors import BadInput
 from pipeline.masks import encode_index_png
-from pipeline.params import SECTIONS, Augmentation
+from pipeline.params import SECTIONS
+from pipeline.params_training import Augmentation
 from pipeline.pruning import prune
 from pipeline.tables import write_table
 from pipeline.training import TrainingSet, batches, labelled_view

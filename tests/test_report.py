@@ -12,7 +12,16 @@ from cityscapesscripts.helpers.labels import labels
 from matplotlib.figure import Figure
 from PIL import Image
 
-from pipeline import figures, paper_tables, protocol, reports, wording
+from pipeline import (
+    departures,
+    figures,
+    markdown,
+    paper_tables,
+    protocol,
+    reports,
+    semantic_reports,
+    wording,
+)
 from pipeline.categories import CITYSCAPES, CONTEXT, VOC
 from pipeline.datasets.prepared import Prepared
 from pipeline.datasets.proposal_table import ProposalTable, to_row
@@ -29,12 +38,12 @@ ROOT = Path(__file__).resolve().parents[1]
 
 @pytest.fixture(scope="module")
 def paper():
-    return reports.read_paper(ROOT / "reports/paper.csv", reports.PAPER_COLUMNS)
+    return paper_tables.read_paper(ROOT / "reports/paper.csv", paper_tables.PAPER_COLUMNS)
 
 
 @pytest.fixture(scope="module")
 def paper_rows():
-    return reports.read_paper(ROOT / "reports/paper_rows.csv", reports.PAPER_ROWS_COLUMNS)
+    return paper_tables.read_paper(ROOT / "reports/paper_rows.csv", paper_tables.PAPER_ROWS_COLUMNS)
 
 
 # --- reports/paper.csv ------------------------------------------------------------------------
@@ -106,7 +115,7 @@ def stands_for(node):
 def test_the_catalogue_stands_for_rows_that_there_are(paper, paper_rows, path):
     for text in set(stands_for(read_yaml(path))):
         paper_tables.paper_row(text, paper, path.stem)
-        assert reports.settings_of_row(text, paper_rows)["method"]
+        assert markdown.settings_of_row(text, paper_rows)["method"]
 
 
 # --- a small project ----------------------------------------------------------------------------
@@ -305,8 +314,8 @@ def test_one_evaluation_stands_in_every_table_that_it_stands_for(text):
 
 def test_each_known_departure_has_a_footnote(gathered, paper_rows, text):
     voc_mask = gathered[2]
-    theirs = reports.settings_of_row("wu2016/Table 1/13", paper_rows)
-    assert protocol.departures(voc_mask, theirs) == [
+    theirs = markdown.settings_of_row("wu2016/Table 1/13", paper_rows)
+    assert departures.departures(voc_mask, theirs) == [
         "evaluated on 47 of the 1,449 official images",
         "trained on 139 of the 10,582 official images",
         "started from random instead of ImageNet weights",
@@ -320,8 +329,8 @@ def test_each_known_departure_has_a_footnote(gathered, paper_rows, text):
 
 
 def test_departures_of_a_box_run_name_its_method(gathered, paper_rows):
-    found = protocol.departures(
-        gathered[3], reports.settings_of_row("dai2015/Table 2/5", paper_rows)
+    found = departures.departures(
+        gathered[3], markdown.settings_of_row("dai2015/Table 2/5", paper_rows)
     )
     assert "network FCRN instead of DeepLab on VGG-16" in found
     assert "CRF: no instead of yes" in found
@@ -343,16 +352,16 @@ def test_a_crf_is_told_with_its_parameters(tables, paper, paper_rows):
     entry = evaluation("voc_mask", "voc", ["dai2015/Table 1/1"], crf=CRF)
     params = make_params(evaluations={"voc_mask": entry})
     (measured,) = protocol.gather(params, tables, {})
-    theirs = reports.settings_of_row("dai2015/Table 1/1", paper_rows)
-    assert not any("CRF" in note for note in protocol.departures(measured, theirs))
-    fcrn = reports.settings_of_row("wu2016/Table 1/13", paper_rows)
-    assert "CRF: yes instead of no" in protocol.departures(measured, fcrn)
+    theirs = markdown.settings_of_row("dai2015/Table 1/1", paper_rows)
+    assert not any("CRF" in note for note in departures.departures(measured, theirs))
+    fcrn = markdown.settings_of_row("wu2016/Table 1/13", paper_rows)
+    assert "CRF: yes instead of no" in departures.departures(measured, fcrn)
     table = paper_tables.paper_sections([measured], paper, paper_rows)
     row = cells(table, "1: baseline (DeepLab-CRF reimplementation) | mean IoU, %")
     told = dict(zip(paper_tables.PAPER_HEAD, row, strict=True))["CRF"]
     assert told == "yes: 5 (50 px, 10) + 3 (3 px), 10 rounds"
-    assert f"CRF {told}" in reports.card(measured.semantic, [measured], paper_rows)
-    assert "| 1, then a CRF |" in reports.summary_table([measured], paper_rows)
+    assert f"CRF {told}" in reports.cards([measured], paper_rows)[0]
+    assert "| 1, then a CRF |" in semantic_reports.summary_table([measured], paper_rows)
     pruned = build(Crf, CRF | {"prune": 0.01}, "params.yaml", "crf")
     assert wording.crf_text(pruned) == f"{told}, pruned at 0.01"
 
@@ -367,11 +376,11 @@ def started_from(**other):
 
 
 def test_a_run_is_told_with_what_it_started_from():
-    settings = protocol.settings(started_from())
+    settings = departures.settings(started_from())
     assert settings["train"] == "train_aug, then train_aug"
     assert (settings["supervision"], settings["init"]) == ("semi", "random")
     assert (settings["masks_from"], settings["lam"]) == ("SCG", "1")
-    text = protocol.supervision_text(started_from())
+    text = wording.supervision_text(started_from())
     assert text == "mask, after box on PASCAL VOC 2012 with the masks of SBD"
     assert started_from().semantic.init == "the run voc_box"
 
@@ -385,9 +394,9 @@ def test_runs_that_start_from_each_other_are_told_and_end():
 
 
 def test_a_run_like_the_papers_has_no_departure(gathered, paper_rows):
-    theirs = reports.settings_of_row("wu2016/Table 1/13", paper_rows)
-    ours = protocol.settings(gathered[2])
-    assert protocol.departures(gathered[2], {k: ours.get(k, v) for k, v in theirs.items()}) == []
+    theirs = markdown.settings_of_row("wu2016/Table 1/13", paper_rows)
+    ours = departures.settings(gathered[2])
+    assert departures.departures(gathered[2], {k: ours.get(k, v) for k, v in theirs.items()}) == []
 
 
 def test_the_sample_stands_apart_from_every_number_of_the_papers(text, paper):
@@ -477,7 +486,7 @@ def test_a_row_that_no_paper_has_is_refused_by_name(tables, paper, paper_rows, r
 
 
 def test_a_bar_within_a_cell_does_not_end_it():
-    assert reports.markdown_table(["a"], [["x|y"], [None]]).splitlines()[2:] == [
+    assert markdown.markdown_table(["a"], [["x|y"], [None]]).splitlines()[2:] == [
         r"| x\|y |",
         "| – |",
     ]
@@ -517,8 +526,8 @@ def measured_on(dataset, run=None, **other):
     ],
 )
 def test_every_kind_of_dataset_has_the_name_of_the_papers_rows(paper_rows, dataset, name, row):
-    assert protocol.settings(measured_on(dataset))["dataset"] == name
-    assert reports.settings_of_row(row, paper_rows)["dataset"] == name
+    assert departures.settings(measured_on(dataset))["dataset"] == name
+    assert markdown.settings_of_row(row, paper_rows)["dataset"] == name
 
 
 @pytest.mark.parametrize(
@@ -529,23 +538,23 @@ def test_a_mixture_is_told_by_what_is_trained_on(paper, paper_rows, dataset, tra
     run = BOXES | {"dataset": dataset, "split": "mixed", "mask_split": "train_aug"}
     measured = measured_on("voc", run)
     row = "dai2015/Table 1/5" if dataset == "mixture" else "dai2015/Table 4/8"
-    theirs = reports.settings_of_row(row, paper_rows)
-    assert protocol.settings(measured)["train"] == theirs["train"] == train
-    assert not any("trained on" in note for note in protocol.departures(measured, theirs))
+    theirs = markdown.settings_of_row(row, paper_rows)
+    assert departures.settings(measured)["train"] == theirs["train"] == train
+    assert not any("trained on" in note for note in departures.departures(measured, theirs))
     few = replace(measured, semantic=replace(measured.semantic, images=(139, 120)))
-    few = protocol.departures(few, theirs)
+    few = departures.departures(few, theirs)
     assert ("trained on 259 of the 133,869 official images" in few) == (dataset == "mixture")
     assert ("masks of 139 of the 10,582 official images" in few) == (dataset == "mixture")
-    card = reports.card(measured.semantic, [measured], paper_rows)
+    (card,) = reports.cards([measured], paper_rows)
     assert "with the masks of SBD, and boxes of COCO 2014" in card
     assert card.count("images for research use only") == 1
     splits = [measured_on(dataset, run | {"split": s}) for s in ("boxes", "train")]
-    assert [protocol.settings(m)["train"] for m in splits] == [train.split(" + ", 1)[1], "train"]
+    assert [departures.settings(m)["train"] for m in splits] == [train.split(" + ", 1)[1], "train"]
 
 
 def test_the_terms_of_cityscapes_stand_on_its_cards(paper_rows):
     measured = measured_on("cityscapes")
-    card = reports.card(measured.semantic, [measured], paper_rows)
+    (card,) = reports.cards([measured], paper_rows)
     assert "Cityscapes, fine annotation." in card
     assert "for non-commercial use only" in card and "research use" not in card
 
@@ -553,7 +562,7 @@ def test_the_terms_of_cityscapes_stand_on_its_cards(paper_rows):
 def test_many_categories_stand_in_rows():
     measured = measured_on("context")
     numbers = {("iou", name, None): i / 100 for i, name in enumerate(CONTEXT)}
-    text = reports.category_tables([replace(measured, values=numbers)])
+    text = semantic_reports.category_tables([replace(measured, values=numbers)])
     lines = text.splitlines()
     assert lines[2] == "| run | one |" and len(lines) == 2 + 2 + 60
     assert lines[-1] == "| wood | 59.00 |"

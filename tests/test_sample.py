@@ -17,7 +17,7 @@ from pipeline.datasets import sample
 from pipeline.datasets.readers import open_dataset, places
 from pipeline.datasets.sample import draw, draw_crop, image_id, with_void, write_sample
 from pipeline.datasets.tree import Problems
-from pipeline.params import SampleDataset
+from pipeline.params_datasets import SampleDataset
 from pipeline.stages.fetch import draw_anew
 
 TRAIN, EXTRA, VAL = 4, 3, 3

@@ -473,6 +473,80 @@ def test_json_and_table_hold_the_same_numbers(files, capsys):
     assert ring.tolist() == [found["ap"][f"{t:g}"]["ring"] for t in VOLUME]
 
 
+# --- images by their files ------------------------------------------------------------------------
+def numbered(files, *, names, rename):
+    """A truth whose files have these names, and results that name images by their texts."""
+    truth = the_truth()
+    for image, name in zip(truth["images"], names, strict=True):
+        image["file_name"] = name
+    results = [*the_results(), result(2, 0, 0.95, B)]
+    for entry in results:
+        entry["image_id"] = rename[entry["image_id"]]
+    (files / "truth.json").write_text(json.dumps(truth))
+    (files / "results.json").write_text(json.dumps(results))
+
+
+@pytest.mark.parametrize(
+    ("names", "rename"),
+    [
+        (["a.jpg", "b c.png", "d.e.png"], ["a", "b c", "d.e"]),
+        (["a.jpg", "b.png", "c.png"], ["x/a", "y/b", "c"]),  # longer than in the truth
+        (["x/a.jpg", "x/y/b.png", "z/c.png"], ["a", "y/b", "z/c"]),  # shorter
+        (["x/a.jpg", "y/a.jpg", "a.jpg"], ["x/a", "y/a", "a"]),  # the whole path before its end
+        (["a.jpg", "b.jpg", "c.jpg"], [0, "b", "x/c"]),  # ids beside names
+        (["1.jpg", "2.jpg", "0.jpg"], ["1", "2", "0"]),  # names, not ids
+    ],
+)
+def test_results_may_name_images_by_their_files(files, names, rename):
+    numbered(files, names=names, rename=[0, 1, 2])
+    expected = scored(files)
+    numbered(files, names=names, rename=rename)
+    assert scored(files) == expected
+
+
+def test_listed_images_are_found_by_their_files_too(files):
+    (files / "ids.txt").write_text("im0\nim1\n")
+    expected = scored(files, ids=files / "ids.txt")  # the results have none of im2
+    numbered(files, names=[f"f/im{n}.jpg" for n in range(3)], rename=["im0", "im1", "im2"])
+    assert scored(files, ids=files / "ids.txt") == expected
+
+
+@pytest.mark.parametrize(
+    ("names", "rename", "said"),
+    [
+        (["a.jpg", "b.jpg", "c.jpg"], ["d", "b", "c"], "result 0: image 'd' is not in .*truth.json"
+         "; use the ids of the images there, or names of their files without ending"),
+        (["x/a.jpg", "b.jpg", "c.jpg"], ["y/a", "b", "c"], "result 0: image 'y/a' is not in"),
+        (["ba.jpg", "b.jpg", "c.jpg"], ["a", "b", "c"], "result 0: image 'a' is not in"),
+        (["x/a.jpg", "y/a.jpg", "c.jpg"], ["a", "y/a", "c"],
+         "image 'a' may be each of x/a, y/a in .*truth.json; use ids, or whole paths"),
+        (["a.jpg", "b.jpg", "c.jpg"], ["x/a", "y/a", "c"],
+         "images 'x/a' and 'y/a' may both be a in .*truth.json; use the ids there"),
+    ],
+)  # fmt: skip
+def test_texts_that_fit_no_image_or_several_are_refused(files, names, rename, said):
+    numbered(files, names=names, rename=rename)
+    with pytest.raises(BadFile, match=f"results.json: {said}"):
+        scored(files)
+
+
+def test_texts_are_ids_where_the_truth_has_texts_for_ids(files):
+    truth, results = the_truth(), the_results()
+    for entry in truth["images"]:
+        entry["file_name"] = f"im{(entry['id'] + 1) % 3}.jpg"
+        entry["id"] = f"im{entry['id']}"
+    for entry in truth["annotations"] + results:
+        entry["image_id"] = f"im{entry['image_id']}"
+    expected = scored(files)
+    (files / "truth.json").write_text(json.dumps(truth))
+    (files / "results.json").write_text(json.dumps(results))
+    assert scored(files) == expected
+    results[0]["image_id"] = "im0.jpg"
+    (files / "results.json").write_text(json.dumps(results))
+    with pytest.raises(BadFile, match="image 'im0.jpg' is not in"):
+        scored(files)
+
+
 # --- what is refused ------------------------------------------------------------------------------
 WRONG_RESULTS = [
     ([{"image_id": 5}], "result 1: image 5 is not in .*truth.json"),

@@ -8,20 +8,21 @@ import shutil
 import signal
 import subprocess
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
-from pycocotools.coco import COCO
+from pycocotools.coco import COCO as OfficialCoco
 from scratch import environment
 from torch import nn
 
-from pipeline import instance_finding, params_checks
+from pipeline import instance_finding, tiles
 from pipeline.__main__ import main
 from pipeline.box_targets import Standard
-from pipeline.categories import CITYSCAPES, SAMPLE, things_of
+from pipeline.categories import CITYSCAPES, COCO, COCO_NAMES, SAMPLE, things_of
 from pipeline.checkpoints import build_localizer, build_network, load_model, standard_of
 from pipeline.figures import colours_of
 from pipeline.inference import for_inference, predict_probabilities
@@ -30,17 +31,11 @@ from pipeline.instance_maps import box_maps, semantic_maps
 from pipeline.instances import find_instances
 from pipeline.masks import decode_rle
 from pipeline.object_overlays import Drawn, named_overlay
-from pipeline.params import (
-    ONE_VIEW,
-    AnyOverlap,
-    BoxInstances,
-    Fcrn,
-    RegionIou,
-    StandardisedTargets,
-    Views,
-)
+from pipeline.params import ONE_VIEW, AnyOverlap, BoxInstances, RegionIou, Views
 from pipeline.params_file import read_yaml
-from pipeline.segmenting_instances import MIN_SCORE, NUMBERS, REGION_IOU
+from pipeline.params_networks import Fcrn
+from pipeline.params_training import StandardisedTargets
+from pipeline.segmenting.settings import MIN_SCORE, NUMBERS, SMALLEST_TILE, USUAL
 from pipeline.training import save_checkpoint
 
 PROJECT = Path(__file__).resolve().parents[1]
@@ -241,6 +236,29 @@ def test_of_categories_without_background_only_things_have_objects(tmp_path, ima
     assert told == [{"id": number, "name": CITYSCAPES[number]} for number in sorted(things)]
 
 
+def test_of_coco_s_categories_results_have_the_published_ids(tmp_path, images):
+    save_semantic(tmp_path / "semantic.pt", COCO)
+    save_localizer(tmp_path / "boxes.pt", COCO)
+    assert run(tmp_path, images, "--overlay", "--top-masks", "40", "--min-probability", "0") == 0
+    published = dict(enumerate(COCO_NAMES, start=1))
+    told = json.loads((images.parent / "out" / "images.json").read_text())["categories"]
+    assert told == [{"id": number, "name": name} for number, name in COCO_NAMES.items()]
+    settings = json.loads((images.parent / "out" / "segment.json").read_text())["categories"]
+    assert "category_id" not in settings[0]
+    assert {one["number"]: one["category_id"] for one in settings[1:]} == published
+    made = results(images)
+    assert max(entry["category_id"] for entry in made) > 80  # the last of ours
+    for name in NAMES:
+        pixels = np.array(Image.open(images / f"{name}.png"))
+        rule = BoxInstances(**{**vars(RULE), "top_masks": 40, "min_probability": 0})
+        found = expected(tmp_path, pixels, ONE_VIEW, rule)
+        mine = [entry["category_id"] for entry in made if entry["image_id"] == name]
+        assert mine == [published[number] for number in found.categories.tolist()]
+    before = results(images)
+    assert run(tmp_path, images, "--top-masks", "40", "--min-probability", "0") == 0
+    assert results(images) == before  # read again
+
+
 def test_an_image_without_objects_has_an_empty_list(models, images):
     assert run(models, images, "--min-pixels", "100000", "--overlay") == 0
     assert results(images) == []
@@ -257,7 +275,7 @@ def test_pycocotools_reads_images_and_results(models, images):
     assert run(models, images) == 0
     out, made = images.parent / "out", results(images)
     with contextlib.redirect_stdout(io.StringIO()):
-        truth = COCO(str(out / "images.json"))
+        truth = OfficialCoco(str(out / "images.json"))
         found = truth.loadRes(str(out / "instances.json"))
     assert truth.loadImgs(["by the sea/b c"]) == [
         {"id": "by the sea/b c", "file_name": "by the sea/b c.png", "height": 40, "width": 56}
@@ -542,7 +560,10 @@ def test_bad_options_are_told_before_anything_is_written(models, images, capsys,
 
 
 def test_options_of_objects_mean_nothing_without_a_localisation_network(models, images, capsys):
-    given = {"--region-rule": "0.5", **{f"--{n.replace('_', '-')}": "1" for n in NUMBERS}}
+    given = {
+        "--region-rule": "0.5",
+        **{f"--{n.replace('_', '-')}": "1" for n in (*NUMBERS, "min_score")},
+    }
     places = ["--images", str(images), "--out", str(images.parent / "out")]
     for option, value in given.items():
         assert main(["segment", str(models / "semantic.pt"), *places, option, value]) == 2
@@ -653,13 +674,34 @@ def test_a_network_that_says_nan_is_told(models, tmp_path, images, capsys):
     assert results(images) == []
 
 
+def test_what_is_wrong_is_told_before_torch_is_imported(images):
+    wrong = [
+        ["--scales", "9"],
+        ["--tile", "8"],
+        ["--crf", "best"],
+        ["--top-masks", "2"],
+        ["--instances", "b.pt", "--top-masks", "0"],
+        ["--instances", "b.pt", "--tile", "256"],
+        ["--instances", "b.pt", "--min-score", "1"],
+        ["--instances", "b.pt", "--region-rule", "2"],
+        ["--instances", "not_trained"],
+        ["--like", "no"],
+        ["--images", "nowhere"],
+    ]
+    told = "import sys; from pipeline.__main__ import main\n"
+    told += f"places = ['--images', {str(images)!r}, '--out', {str(images.parent / 'out')!r}]\n"
+    told += f"codes = [main(['segment', 'a.pt', *places, *more]) for more in {wrong!r}]\n"
+    told += "assert codes == [2] * len(codes), codes\n"
+    told += "assert 'torch' not in sys.modules"
+    done = subprocess.run([sys.executable, "-c", told], cwd=PROJECT, env=environment(), timeout=100)
+    assert done.returncode == 0
+
+
 # --- defaults -------------------------------------------------------------------------------------
-def test_defaults_and_ranges_are_those_of_params_yaml():
+def test_defaults_are_those_of_the_catalogue_but_for_the_vote_stride_which_is_the_network_s():
     found = read_yaml(PROJECT / "params" / "wu2016.yaml")["common"]["found"]
-    for name, (usual, least, most) in NUMBERS.items():
-        if name == "min_score":
-            continue
-        assert (least, most) == params_checks._RANGES[name]
-        assert usual in (None, found[name])
-    assert found["region_nms"] == {"kind": "iou", "iou": REGION_IOU}
-    assert NUMBERS["vote_stride"][0] is None  # that of the networks, which found names
+    assert asdict(USUAL) == {**found, "vote_stride": 0}
+
+
+def test_the_smallest_tile_is_that_of_the_tiles():
+    assert SMALLEST_TILE == tiles.SMALLEST_TILE

@@ -12,8 +12,9 @@ from pipeline.catalogue import activate, load_catalogue
 from pipeline.checkpoints import build_network
 from pipeline.datasets.prepared import Prepared
 from pipeline.fitting import warn_of_field_of_view
-from pipeline.params import SECTIONS, AllPixels, TopK
+from pipeline.params import SECTIONS
 from pipeline.params_file import load_params
+from pipeline.params_training import AllPixels, TopK
 from pipeline.stages.fetch import fetch
 from pipeline.stages.prepare import prepare
 from pipeline.study import seeded, trainings

@@ -190,6 +190,20 @@ def test_a_page_of_objects_has_three_numbers_and_holds_claims_to_two_of_them():
     assert "mean IoU" not in text and "99.0" not in text
 
 
+def test_objects_stand_by_the_classes_of_their_sizes_too():
+    assert "By the size" not in page(FOUND, title="s", facts=[], claims=[], networks=FINDING)
+    same = {"study": "s", "run": "boxes", "category": None}
+    sizes = [("mAP_r_small", 0.5, 0, 0.25), ("mAP_r_small", 0.5, 1, 0.35)]
+    sizes += [("mAP_r_large", 0.7, 0, 0.5), ("mAP_r_large", 0.7, 1, float("nan"))]
+    sizes += [("mAP_r_medium", 0.7, 0, 0.125), ("mAP_r_medium", 0.7, 1, 0.125)]
+    rows = [same | {"metric": m, "at": at, "seed": seed, "value": v} for m, at, seed, v in sizes]
+    text = page(FOUND + rows, title="s", facts=[], claims=[], networks=FINDING)
+    heads = "small at 0.5 | small at 0.7 | medium at 0.5 | medium at 0.7 | large at 0.5 | large at"
+    assert f"| run | {heads} 0.7 |\n|---|---|---|---|---|---|---|\n" in text
+    assert "| boxes | 30.0 ± 7.1 | — | — | 12.5 ± 0.0 | — | — |\n" in text
+    assert "| peer | —" not in text  # it has no such number
+
+
 def test_a_page_of_both_has_a_table_of_each(rows):
     networks = NETWORKS | FINDING
     claims = [("mask", "box"), ("boxes", "peer"), ("mask", "peer")]

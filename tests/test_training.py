@@ -15,7 +15,13 @@ from torch import nn
 from pipeline.errors import BadInput
 from pipeline.losses import bootstrapped_cross_entropy
 from pipeline.models.fcrn import fcrn
-from pipeline.params import AllPixels, Augmentation, LinearSchedule, PolySchedule, StepSchedule
+from pipeline.params_training import (
+    AllPixels,
+    Augmentation,
+    LinearSchedule,
+    PolySchedule,
+    StepSchedule,
+)
 from pipeline.training import (
     TrainingSet,
     batches,

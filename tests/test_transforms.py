@@ -13,7 +13,7 @@ from pipeline.box_targets import (
     raw_targets,
 )
 from pipeline.boxes import tight_box
-from pipeline.params import Augmentation, StandardisedTargets
+from pipeline.params_training import Augmentation, StandardisedTargets
 from pipeline.transforms import (
     MEAN,
     PADDING,

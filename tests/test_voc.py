@@ -20,7 +20,7 @@ from pipeline.datasets.sample import draw, image_id, write_sample
 from pipeline.datasets.tree import Place, Problems, Tree
 from pipeline.errors import BadFile, BadInput
 from pipeline.masks import decode_rle, encode_rle
-from pipeline.params import SampleDataset
+from pipeline.params_datasets import SampleDataset
 
 SHARED = Path(__file__).resolve().parents[1].parent / "shared"
 DEVKIT = SHARED / "real" / "VOCdevkit"

@@ -24,8 +24,8 @@ from pipeline.checkpoints import (
 )
 from pipeline.errors import BadInput, PlaceByHand
 from pipeline.models.resnet import resnet
-from pipeline.params import CropWeights, Fcrn, FcrnExtended, FileWeights
 from pipeline.params_file import load_params
+from pipeline.params_networks import CropWeights, Fcrn, FcrnExtended, FileWeights
 from pipeline.stages.weights import file_body, imagenet_body, train_on_crops, weights
 from pipeline.training import save_checkpoint
 

@@ -4,7 +4,7 @@ import copy
 import csv
 import hashlib
 import shutil
-from dataclasses import fields
+from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import get_args, get_type_hints
 
@@ -14,18 +14,18 @@ from ruamel.yaml import YAML
 from scratch import PARAMS
 from torch.utils.flop_counter import FlopCounterMode
 
-from pipeline import params as kinds
 from pipeline.catalogue import load_catalogue
 from pipeline.checkpoints import build_network, save_weights
 from pipeline.costs import multiply_adds_per_pixel, num_outputs
-from pipeline.params import Fcrn, FcrnExtended
 from pipeline.params_file import load_params
-from pipeline.protocol import NETWORK_HEAD, network_cells
+from pipeline.params_networks import Fcrn, FcrnExtended
+from pipeline.params_training import InstanceRun, SemanticRun, TrainingRun
 from pipeline.stages.fetch import fetch
 from pipeline.stages.localize import localize
 from pipeline.stages.prepare import prepare
 from pipeline.stages.train import train
 from pipeline.training import load_checkpoint
+from pipeline.wording import NETWORK_HEAD, network_cells
 
 ROOT = Path(__file__).resolve().parents[1]
 FILES = ("wu2016", "sample", "dai2015")
@@ -176,7 +176,7 @@ DEEPLAB = {
 }
 
 # Of a semantic network.
-# class of params.py and its key: (what the run has otherwise than the plain one, the change)
+# class and key of its parameters: (what the run has otherwise than the plain one, the change)
 CHANGES = {
     "TrainingRun.dataset": ({}, {"dataset": "other"}),
     "TrainingRun.split": ({}, {"split": "train"}),
@@ -194,7 +194,7 @@ CHANGES = {
     "TrainingRun.batch_norm": ({"lr": 0.001}, {"batch_norm": "frozen"}),
     "TrainingRun.seed": ({}, {"seed": 1}),
     "TrainingRun.precision": ({}, {"precision": "bf16"}),
-    "TrainingRun.threads": ({}, {"threads": 2}),
+    "TrainingRun.threads": ({"epochs": 1, "batch": 8}, {"threads": 2}),  # one step
     "Augmentation.crop": ({}, {"augmentation": {"crop": [32, 48]}}),
     "Augmentation.scale": ({}, {"augmentation": {"scale": [1.0, 1.0]}}),
     "Augmentation.flip": ({}, {"augmentation": {"flip": "none"}}),
@@ -260,13 +260,13 @@ BOX_CHANGES = {
 
 
 def keys_of(kind):
-    """Class.key of every key below a dataclass of params.py, `kind` itself left out."""
+    """Class.key of every key below a dataclass of parameters, `kind` itself left out."""
     hints = get_type_hints(kind)
     for field in fields(kind):
         inherited = any(field.name in get_type_hints(base) for base in kind.__bases__)
         if field.name != "kind" and not inherited:
             choices = get_args(hints[field.name]) or (hints[field.name],)
-            inner = [c for c in choices if getattr(kinds, getattr(c, "__name__", ""), None) is c]
+            inner = [c for c in choices if is_dataclass(c)]
             if len(inner) != 1:  # of one kind of values only, its keys stand for the whole
                 yield f"{kind.__name__}.{field.name}"
             for choice in inner:
@@ -274,8 +274,8 @@ def keys_of(kind):
 
 
 def test_no_key_of_a_run_is_forgotten_here():
-    assert {*keys_of(kinds.TrainingRun), *keys_of(kinds.SemanticRun)} == set(CHANGES)
-    assert set(keys_of(kinds.InstanceRun)) <= set(BOX_CHANGES)
+    assert {*keys_of(TrainingRun), *keys_of(SemanticRun)} == set(CHANGES)
+    assert set(keys_of(InstanceRun)) <= set(BOX_CHANGES)
 
 
 @pytest.fixture(scope="module")

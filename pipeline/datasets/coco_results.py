@@ -7,13 +7,14 @@
     results  [{"image_id", "category_id", "segmentation", "score"}, ...]
 
 A segmentation is polygons or run-lengths, an image id a number or a text. An annotation without
-`area` has its mask's, without `iscrowd` it is no crowd. A result may have a `bbox`. H x W pixels.
+`area` has its mask's, without `iscrowd` it is no crowd. A result may have a `bbox`, and may name an
+image whose id is a number by its file (`_images_by_file`). H x W pixels.
 """
 
 import re
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Literal, NamedTuple
 
@@ -57,6 +58,8 @@ class InstanceTruth:
     categories: dict[int, str]  # name by published id, in the order of the file
     images: dict[int | str, TruthImage]  # by published id
     left_out: frozenset[int | str] = frozenset()  # images of the file that were not chosen
+    # Published ids that are numbers, of left out images too, by file name without its ending.
+    files: dict[str, int] = field(default_factory=dict)
 
 
 class Detection(NamedTuple):
@@ -156,7 +159,13 @@ def read_truth(path: Path, ids: Path | None = None) -> InstanceTruth:
     every = _images(contents.images, path)
     chosen = every if ids is None else _chosen(every, ids, path)
     _add_objects(contents.annotations, every, chosen, categories, path)
-    return InstanceTruth(path, categories, chosen, frozenset(every.keys() - chosen.keys()))
+    files = {
+        str(PurePosixPath(entry.file_name).with_suffix("")): entry.id
+        for entry in contents.images
+        if isinstance(entry.id, int) and PurePosixPath(entry.file_name or "").stem
+    }
+    left_out = frozenset(every.keys() - chosen.keys())
+    return InstanceTruth(path, categories, chosen, left_out, files)
 
 
 def _images(entries: list[ImageEntry], path: Path) -> dict[int | str, TruthImage]:
@@ -262,31 +271,36 @@ def read_results(path: Path, truth: InstanceTruth) -> Results:
     Raises:
         BadFile: no JSON of that form, a result of an unknown image or category, without a finite
             score, without a mask (boxes alone cannot be scored) or with one of another image, or
-            with a box that is not four finite numbers.
+            with a box that is not four finite numbers; a text that fits several images, or several
+            that fit one (see `_images_by_file`).
     """
     entries = _entries(path)
-    kept, wheres, sizes = [], [], []
+    named = _images_by_file([entry.image_id for entry in entries], truth, path)
+    kept, images, wheres = [], [], []
     for number, entry in enumerate(entries):
         where = f"result {number}: "
-        if entry.image_id in truth.left_out:
+        image_id = named.get(entry.image_id, entry.image_id)
+        if image_id in truth.left_out:
             continue
-        image = truth.images.get(entry.image_id)
+        image = truth.images.get(image_id)
         if image is None:
             problem = f"{where}image {entry.image_id!r} is not in {truth.path}"
-            raise BadFile(path, problem, "use the ids of the images there, of the same type")
+            remedy = "use the ids of the images there, or names of their files without ending"
+            raise BadFile(path, problem, remedy)
         _need_category(entry.category_id, truth.categories, where, path, truth.path)
         if entry.bbox and len(entry.bbox) != 4:
             problem = f"{where}the box {entry.bbox} is not four numbers"
             raise BadFile(path, problem, "write x, y, width, height, or leave bbox out")
         kept.append(entry)
+        images.append(image)
         wheres.append(where)
-        sizes.append(image.size)
+    sizes = [image.size for image in images]
     texts, runs = read_masks([entry.segmentation for entry in kept], sizes, wheres, path)
     boxes = [entry.bbox if entries[0].bbox else None for entry in kept]
     pairs = zip(boxes, runs.areas.tolist(), strict=True)
     areas = [box[2] * box[3] if box else pixels for box, pixels in pairs]
     return Results(
-        [entry.image_id for entry in kept],
+        [image.number for image in images],
         [entry.category_id for entry in kept],
         np.array([entry.score for entry in kept], np.float64),
         texts,
@@ -295,6 +309,43 @@ def read_results(path: Path, truth: InstanceTruth) -> Results:
         np.array(areas, np.float64),
         sum(map(bool, boxes)),
     )
+
+
+def _images_by_file(
+    ids: Sequence[int | str], truth: InstanceTruth, path: Path
+) -> dict[int | str, int]:
+    """The images, by id, that results name by their files, where ids are numbers in the truth.
+
+    A text that is the path of one file without its ending is that image. If there is none, it is
+    the one whose path ends as the text does: "trip/a" is a.jpg or 2016/trip/a.jpg.
+
+    Raises:
+        BadFile: more than one image fits a text, or more than one text an image.
+    """
+    ends = defaultdict(list)
+    for file in truth.files:
+        ends[file.rpartition("/")[2]].append(file)
+    named: dict[int | str, int] = {}
+    first: dict[int, str] = {}  # text that named an image
+    for text in dict.fromkeys(ids):
+        if not isinstance(text, str) or text in truth.images or text in truth.left_out:
+            continue
+        near = ends[text.rpartition("/")[2]]
+        fit = [text] if text in truth.files else [file for file in near if _one_end(file, text)]
+        if len(fit) > 1:
+            problem = f"image {text!r} may be each of {some(fit)} in {truth.path}"
+            raise BadFile(path, problem, "use ids, or whole paths without ending")
+        if fit:
+            number = named[text] = truth.files[fit[0]]
+            if first.setdefault(number, text) != text:
+                problem = f"images {first[number]!r} and {text!r} may both be {fit[0]}"
+                raise BadFile(path, f"{problem} in {truth.path}", "use the ids there")
+    return named
+
+
+def _one_end(path: str, other: str) -> bool:
+    """Whether one path is the end of the other, folder by folder."""
+    return f"/{path}".endswith(f"/{other}") or f"/{other}".endswith(f"/{path}")
 
 
 def _entries(path: Path) -> list[ResultEntry]:

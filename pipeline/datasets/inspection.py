@@ -23,7 +23,7 @@ from pipeline.datasets.processes import in_processes, processors
 from pipeline.datasets.readers import PlaceOf, open_dataset
 from pipeline.datasets.tree import Place, Problems, Tree
 from pipeline.errors import BadFile, BadInput
-from pipeline.params import (
+from pipeline.params_datasets import (
     Bsds500Dataset,
     CityscapesDataset,
     CocoDataset,

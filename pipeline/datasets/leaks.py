@@ -14,7 +14,8 @@ from pathlib import Path
 
 from pipeline.datasets.places import home
 from pipeline.errors import BadInput
-from pipeline.params import CocoDataset, Dataset, MixtureDataset, Params, TrainingRun
+from pipeline.params import Params, trained_runs
+from pipeline.params_datasets import CocoDataset, Dataset, MixtureDataset
 from pipeline.tables import read_table
 
 SHARED_IDS = ("voc2012", "voc2007", "sbd", "context")
@@ -38,7 +39,7 @@ def refuse_leak(root: Path, params: Params, evaluation: str) -> None:
     """Check one evaluation, whose dataset is prepared. Raises BadInput as `refuse_leaks`."""
     entry = params.evaluations[evaluation]
     measured = _images(root, params, entry.dataset, entry.split)
-    trained = _trained(params)
+    trained = trained_runs(params)
     behind = [*trained_for(params, entry.model), *trained_for(params, entry.localization)]
     for model in behind:
         run = trained[model]
@@ -55,16 +56,12 @@ def refuse_leak(root: Path, params: Params, evaluation: str) -> None:
 
 def trained_for(params: Params, model: str) -> Iterator[str]:
     """A model and those it started from, one after another, as far as they are trained here."""
-    runs = _trained(params)
+    runs = trained_runs(params)
     seen: set[str] = set()
     while model in runs and model not in seen:
         seen.add(model)
         yield model
         model = runs[model].init
-
-
-def _trained(params: Params) -> dict[str, TrainingRun]:
-    return {**params.semantic, **params.boxsup, **params.instance}
 
 
 def _prepared(root: Path, dataset: str) -> bool:

@@ -8,7 +8,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError
 
 from pipeline.errors import BadInput
-from pipeline.params import (
+from pipeline.params_datasets import (
     CocoDataset,
     ContextDataset,
     Dataset,

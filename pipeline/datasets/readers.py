@@ -9,7 +9,7 @@ from pipeline.datasets import bsds, cityscapes, coco, context, folder, sbd, voc
 from pipeline.datasets.mixture import mix
 from pipeline.datasets.places import dataset_root, home, told_place
 from pipeline.datasets.tree import Place, Problems, Tree
-from pipeline.params import (
+from pipeline.params_datasets import (
     Bsds500Dataset,
     CityscapesDataset,
     CocoDataset,

@@ -16,13 +16,7 @@ from typing import IO, Any
 import pandas as pd
 from pycocotools import mask as coco
 
-from pipeline.categories import (
-    CITYSCAPES,
-    CITYSCAPES_IDS,
-    CITYSCAPES_THINGS,
-    COCO,
-    COCO_NAMES,
-)
+from pipeline.categories import COCO, COCO_NAMES, things_of
 from pipeline.datasets.prepared import Prepared
 from pipeline.errors import BadInput, some
 from pipeline.exports.places import new_file
@@ -67,10 +61,7 @@ def category_numbers(categories: tuple[str, ...]) -> dict[int, int]:
     """The id in the JSON of each of our numbers whose category has objects."""
     if categories == COCO:
         return dict(enumerate(COCO_NAMES, start=1))
-    if categories == CITYSCAPES:
-        labels = enumerate(CITYSCAPES_IDS)
-        return {number: number for number, label in labels if label in CITYSCAPES_THINGS}
-    return {number: number for number in range(1, len(categories))}
+    return {number: number for number in things_of(categories)}
 
 
 def image_numbers(ids: list[str], categories: tuple[str, ...]) -> dict[str, int]:

@@ -8,7 +8,7 @@ aligned corners.
 from torch import Tensor, nn
 
 from pipeline.models.vgg import Vgg, vgg16
-from pipeline.params import Grid, field_of_view
+from pipeline.params_networks import Grid, field_of_view
 
 
 class Deeplab(nn.Module):

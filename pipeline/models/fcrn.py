@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from pipeline.models.resnet import ResNet, resnet
-from pipeline.params import Grid, field_of_view
+from pipeline.params_networks import Grid, field_of_view
 
 
 class Fcrn(nn.Module):

@@ -6,7 +6,7 @@ H x W pixels, S superpixels, C candidates before and P after duplicates are take
 import numpy as np
 from PIL import Image
 
-from pipeline.params import Mcg, Scg
+from pipeline.params_proposals import Mcg, Scg
 from pipeline.proposals.edges import Edges
 from pipeline.proposals.form import Proposals, from_membership
 from pipeline.proposals.grouping import (

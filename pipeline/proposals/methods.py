@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from pipeline.params import Gop, Mcg, Scg, SelectiveSearch
+from pipeline.params_proposals import Gop, Mcg, Scg, SelectiveSearch
 from pipeline.proposals.edges import Edges
 from pipeline.proposals.forest import Forest
 from pipeline.proposals.form import Proposals

@@ -5,7 +5,7 @@ H x W pixels, S superpixels, P candidates.
 
 import numpy as np
 
-from pipeline.params import Scg
+from pipeline.params_proposals import Scg
 from pipeline.proposals.edges import Edges
 from pipeline.proposals.form import Proposals, from_membership
 from pipeline.proposals.grouping import (

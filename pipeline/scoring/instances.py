@@ -36,7 +36,7 @@ from pipeline.metrics.instance import (
     mean_over_categories,
     overlaps_of_runs,
 )
-from pipeline.object_maps import need_object_masks
+from pipeline.object_maps import masked_objects, need_object_masks
 from pipeline.scoring.outcome import Outcome, Row
 
 PART = 4096  # detections that are compared at once
@@ -228,9 +228,8 @@ def true_objects(data: Prepared, ids: Sequence[str]) -> pd.DataFrame:
 
 
 def with_masks(rows: pd.DataFrame) -> pd.DataFrame:
-    """Those of rows of table "instances" that have a mask, by category. Crowds are no objects."""
-    objects = rows[~rows["crowd"].to_numpy(bool) & rows["mask_rle"].notna().to_numpy()]
-    return objects.sort_values("category", kind="stable")
+    """`masked_objects`, by category."""
+    return masked_objects(rows).sort_values("category", kind="stable")
 
 
 def _overlaps(

@@ -9,8 +9,7 @@ from typing import NamedTuple
 
 from pipeline.datasets.leaks import identity, trained_for
 from pipeline.markdown import markdown_table, percent
-from pipeline.params import BoxInstances, Params, RegionIou, RegionNms
-from pipeline.protocol import trained_runs
+from pipeline.params import BoxInstances, Params, RegionIou, RegionNms, trained_runs
 from pipeline.tables import read_table
 
 SETTINGS = ("top_masks", "nms_iou", "region_nms", "min_probability", "min_pixels")
@@ -141,7 +140,7 @@ def whose_images(root: Path, params: Params, evaluation: str, ids: Sequence[str]
     """
     entry = params.evaluations[evaluation]
     these = {identity(entry.dataset, params.datasets[entry.dataset], i) for i in ids}
-    runs = {name: run for name, (_, run) in trained_runs(params).items()}
+    runs = trained_runs(params)
     behind = [*trained_for(params, entry.model), *trained_for(params, entry.localization)]
     said, learnt = [], False
     for name in dict.fromkeys(behind):

@@ -18,7 +18,8 @@ from pipeline.fitting import Round, fit, labels_round
 from pipeline.losses import bootstrapped_cross_entropy
 from pipeline.masks import decode_index_png
 from pipeline.parallel import rank
-from pipeline.params import BoxSupLabels, BoxSupRun, Params
+from pipeline.params import Params
+from pipeline.params_training import BoxSupLabels, BoxSupRun
 from pipeline.shared_work import open_shared_work
 from pipeline.tables import read_table, write_table
 

@@ -16,12 +16,12 @@ from pipeline.datasets.readers import open_dataset, places
 from pipeline.datasets.sample import write_sample
 from pipeline.datasets.tree import Problems, Tree
 from pipeline.errors import BadInput, PlaceByHand
-from pipeline.params import (
+from pipeline.params import Params
+from pipeline.params_datasets import (
     ContextDataset,
     Dataset,
     FolderDataset,
     MixtureDataset,
-    Params,
     SampleDataset,
     Voc2012Dataset,
 )

@@ -11,7 +11,9 @@ from pipeline.datasets.readers import open_dataset, places
 from pipeline.datasets.tree import Problems
 from pipeline.edge_training import train_edges
 from pipeline.forests import forest_path
-from pipeline.params import Bsds500Dataset, ContourForest, Params, RankingForest
+from pipeline.params import Params
+from pipeline.params_datasets import Bsds500Dataset
+from pipeline.params_proposals import ContourForest, RankingForest
 from pipeline.proposals.methods import propose
 from pipeline.proposing import recipe_of
 from pipeline.ranker_training import bsds_regions, train_ranker, voc_objects

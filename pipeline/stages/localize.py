@@ -17,7 +17,8 @@ from pipeline.errors import BadInput
 from pipeline.fitting import Round, fit
 from pipeline.losses import bootstrapped_box_loss
 from pipeline.object_maps import need_object_masks, object_map
-from pipeline.params import Augmentation, InstanceRun, Params, Targets
+from pipeline.params import Params
+from pipeline.params_training import Augmentation, InstanceRun, Targets
 from pipeline.shared_work import open_shared_work
 from pipeline.transforms import random_object_view
 

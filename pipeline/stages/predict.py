@@ -14,7 +14,7 @@ import pyarrow as pa
 import torch
 from tqdm import tqdm
 
-from pipeline.checkpoints import SemanticNetwork, load_model
+from pipeline.checkpoints import Loaded, is_localizer, load_model
 from pipeline.crf.dense import DenseCrf
 from pipeline.datasets.leaks import refuse_leak
 from pipeline.datasets.prepared import Prepared
@@ -39,7 +39,6 @@ from pipeline.tables import read_arrow, write_table
 from pipeline.tiles import Segmenter, segmenter_of
 from pipeline.work import open_work
 
-Loaded = tuple[SemanticNetwork, dict[str, Any]]  # as `load_model` gives it
 Scores = tuple[np.ndarray, np.ndarray]  # an image; its label map, or before a CRF probabilities
 Outcomes = Iterator[tuple[str, Future[None]]]  # the id of each image, and what became of it
 
@@ -100,7 +99,7 @@ def need_fit_networks(
                 f"has {len(data.categories)} others; evaluate it on a dataset with the categories "
                 "it was trained on"
             )
-        if ("targets" in saved["run"]) != (name == settings.localization):
+        if is_localizer(saved) != (name == settings.localization):
             kind = "no localisation" if name == settings.localization else "no semantic"
             raise BadInput(f"{where}: {name} is {kind} network; name one, or train {name} anew")
 

@@ -8,7 +8,8 @@ from pipeline.datasets.prepared import Prepared
 from pipeline.datasets.published_proposals import find_published
 from pipeline.errors import BadFile, BadInput, some
 from pipeline.forests import forest_path
-from pipeline.params import Params, ProposalSet, Published
+from pipeline.params import Params
+from pipeline.params_proposals import ProposalSet, Published
 from pipeline.proposing import Image, recipe_of, write_parts, write_timings
 from pipeline.work import open_work
 

@@ -14,16 +14,18 @@ from typing import Any
 
 import pandas as pd
 
-from pipeline import figures, reports
+from pipeline import figures, paper_tables, reports, semantic_reports
 from pipeline.datasets.prepared import Prepared
+from pipeline.departures import settings
 from pipeline.errors import BadInput
 from pipeline.instance_reports import ObjectPictures
 from pipeline.label_pictures import example_jobs, label_jobs, overlay_jobs
 from pipeline.machine import machine
 from pipeline.object_pictures import Jobs, object_jobs
-from pipeline.params import BoxSupRun, Params
+from pipeline.params import Params, section_of, trained_runs
 from pipeline.params_file import read_yaml
-from pipeline.protocol import Measured, Run, gather, images_key, settings, trained_runs
+from pipeline.params_training import BoxSupRun, Run
+from pipeline.protocol import Measured, gather, images_key
 from pipeline.tables import read_table
 
 TRAINED_BY = {"semantic": "train", "boxsup": "boxsup", "instance": "localize"}  # stages, by section
@@ -40,8 +42,8 @@ def report(root: Path, params: Params) -> None:
     """
     out, models, measured = root / "reports", root / "data" / "models", root / "data" / "metrics"
     before = _params_text(root)
-    paper = reports.read_paper(out / "paper.csv", reports.PAPER_COLUMNS)
-    paper_rows = reports.read_paper(out / "paper_rows.csv", reports.PAPER_ROWS_COLUMNS)
+    paper = paper_tables.read_paper(out / "paper.csv", paper_tables.PAPER_COLUMNS)
+    paper_rows = paper_tables.read_paper(out / "paper_rows.csv", paper_tables.PAPER_ROWS_COLUMNS)
 
     current = [name for name in params.evaluations if is_current(root, params, name)]
     metrics = _tables({n: measured / f"{n}.parquet" for n in current}, "metrics")
@@ -53,12 +55,12 @@ def report(root: Path, params: Params) -> None:
     images = {
         network: _images(run, datasets[run.dataset])
         for name in params.evaluations
-        for network, (_, run) in networks_of(params, name).items()
+        for network, run in networks_of(params, name).items()
         if run.dataset in datasets
     }
     gathered = gather(params, metrics, images)
     beside = compared([m for m in gathered if m.value("num_images") is not None])
-    bands = reports.bands_of(beside)
+    bands = semantic_reports.bands_of(beside)
     text = reports.document(
         params,
         gathered,
@@ -83,8 +85,8 @@ def _tables(paths: dict[str, Path], kind: str) -> dict[str, pd.DataFrame]:
     return {name: read_table(path, kind) for name, path in paths.items() if path.is_file()}
 
 
-def networks_of(params: Params, evaluation: str) -> dict[str, tuple[str, Run]]:
-    """The trained networks that an evaluation asks: {name: (section, run)}."""
+def networks_of(params: Params, evaluation: str) -> dict[str, Run]:
+    """The trained networks that an evaluation asks."""
     entry, runs = params.evaluations[evaluation], trained_runs(params)
     return {name: runs[name] for name in (entry.model, entry.localization) if name in runs}
 
@@ -96,8 +98,9 @@ def is_current(root: Path, params: Params, evaluation: str) -> bool:
     each stage last ran; where it knows nothing, stages were run by hand, and are believed.
     """
     behind = [f"prepare@{params.evaluations[evaluation].dataset}", f"predict@{evaluation}"]
-    for name, (section, run) in networks_of(params, evaluation).items():
-        behind += [f"prepare@{run.dataset}", f"weights@{run.init}", f"{TRAINED_BY[section]}@{name}"]
+    for name, run in networks_of(params, evaluation).items():
+        stage = TRAINED_BY[section_of(params, name)]
+        behind += [f"prepare@{run.dataset}", f"weights@{run.init}", f"{stage}@{name}"]
         if isinstance(run, BoxSupRun):
             key = f"{run.proposals}_{run.dataset}"
             proposals = params.proposals[key]
@@ -193,7 +196,7 @@ def _draw(
     params: Params,
     datasets: dict[str, Prepared],
     beside: dict[str, dict[str, Measured]],
-    bands: dict[str, reports.Bands],
+    bands: dict[str, semantic_reports.Bands],
     histories: dict[str, pd.DataFrame],
     choices: dict[str, pd.DataFrame],
 ) -> reports.Pictures:
@@ -239,7 +242,7 @@ def _label_rounds(
 ) -> dict[str, pd.DataFrame]:
     """{run: label quality by round} of the runs that estimate labels of a dataset."""
     rounds = {
-        name: reports.label_rows(history, "label_mean_iou")
+        name: semantic_reports.label_rows(history, "label_mean_iou")
         for name, history in histories.items()
         if name in params.boxsup and params.boxsup[name].dataset == dataset
     }

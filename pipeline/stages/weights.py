@@ -19,7 +19,8 @@ from pipeline.datasets.processes import map_in_order
 from pipeline.datasets.sample import draw_crop
 from pipeline.errors import BadFile, PlaceByHand, need_file
 from pipeline.models.resnet import CropClassifier, resnet
-from pipeline.params import CropWeights, FileWeights, ImagenetWeights, Params
+from pipeline.params import Params
+from pipeline.params_networks import CropWeights, FileWeights, ImagenetWeights
 from pipeline.training import set_learning_rate, sgd, use_threads
 from pipeline.transforms import normalise
 from pipeline.work import open_work

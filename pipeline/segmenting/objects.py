@@ -10,10 +10,9 @@ The first two of an image are its own, and not made again: what was stopped goes
 made of them, so it ends with the same bytes. H x W pixels.
 """
 
-import argparse
 import json
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import partial
@@ -23,7 +22,6 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from pipeline.categories import things_of
 from pipeline.datasets.coco_results import InstanceTruth, TruthImage, read_results
 from pipeline.datasets.form import PNG_START
 from pipeline.errors import BadFile, BadInput
@@ -31,24 +29,12 @@ from pipeline.instance_finding import Finder, Maps, bytes_of_finding, label_map_
 from pipeline.instances import Instances
 from pipeline.masks import rle_box
 from pipeline.object_overlays import Drawn, named_overlay
-from pipeline.params import AnyOverlap, BoxInstances, RegionIou, RegionNms
 from pipeline.photographs import read_photograph
 from pipeline.places import write_text
 from pipeline.post_processing import in_two_steps
-from pipeline.segmenting_files import Photograph, Places, save_png
+from pipeline.segmenting.files import Photograph, Places, save_png
 
-ANY = "any_overlap"
-MIN_SCORE = 0.5  # of objects in overlays
 DRAWN_BYTES = 12  # of drawing an overlay, by pixel
-NUMBERS = {  # option: what it is where it is not given, its least and most
-    "top_masks": (2, 1, 100),
-    "nms_iou": (0.5, 1e-9, 1),
-    "min_probability": (0.05, 0, 1),
-    "min_pixels": (32, 0, float("inf")),
-    "vote_stride": (None, 1, 64),
-    "min_score": (MIN_SCORE, 0, 1),
-}
-REGION_IOU = 0.3
 
 Entry = dict[str, Any]  # an object, as COCO's results have it
 
@@ -58,6 +44,7 @@ class ObjectJob:
     """What is made of every image."""
 
     finder: Finder
+    numbers: Mapping[int, int]  # of the categories that have objects: their ids in results
     colours: np.ndarray  # (256, 3) uint8, by category number, of label maps
     places: Places
     min_score: float | None  # of objects in overlays; None: no overlays
@@ -70,76 +57,6 @@ class Begun:
 
     maps: Maps | None = None  # where objects are to be found
     image: np.ndarray | None = None  # (H, W, 3) uint8, where an overlay is drawn
-
-
-# --- what is asked for ----------------------------------------------------------------------------
-def refuse_options(given: argparse.Namespace) -> None:
-    """BadInput for options that mean nothing without --instances, or with it."""
-    if given.instances is None:
-        for name in (*NUMBERS, "region_rule"):
-            if getattr(given, name) is not None:
-                option = _option(name)
-                raise BadInput(f"{option} without --instances: name a localisation network too")
-        return
-    if given.crf is not None:
-        raise BadInput(
-            "--crf and --instances: objects are found in what the network says, which a CRF does "
-            "not change; give one of them"
-        )
-    if given.tile is not None:
-        raise BadInput("--tile and --instances: objects are found in images whole; give one")
-    if given.min_score is not None and not given.overlay:
-        raise BadInput("--min-score is of overlays; give --overlay too")
-
-
-def rule_of(given: argparse.Namespace, stride: int) -> BoxInstances:
-    """How objects are found.
-
-    Args:
-        given: the options; what is None is as in `NUMBERS`.
-        stride: of the semantic network.
-
-    Raises:
-        BadInput: a number is out of its range.
-    """
-    return BoxInstances(
-        kind="boxes",
-        vote_stride=number_of(given, "vote_stride") or stride,
-        top_masks=number_of(given, "top_masks"),
-        min_probability=number_of(given, "min_probability"),
-        nms_iou=number_of(given, "nms_iou"),
-        region_nms=_region_nms(given.region_rule),
-        min_pixels=number_of(given, "min_pixels"),
-    )
-
-
-def number_of(given: argparse.Namespace, name: str) -> Any:
-    """The number that is given, or else meant. BadInput where it is out of range."""
-    usual, least, most = NUMBERS[name]
-    value = getattr(given, name)
-    if value is None:
-        return usual
-    if not least <= value <= most:
-        above = "above 0" if 0 < least < 1 else f"at least {least}"
-        bounds = above if most == float("inf") else f"{above} and at most {most}"
-        raise BadInput(f"{_option(name)} {value}: give a number {bounds}")
-    return value
-
-
-def _region_nms(text: str | None) -> RegionNms:
-    if text == ANY:
-        return AnyOverlap(kind="any_overlap")
-    try:
-        iou = REGION_IOU if text is None else float(text)
-    except ValueError:
-        iou = float("nan")
-    if not 1e-9 <= iou <= 1:
-        raise BadInput(f"--region-rule {text}: give {ANY}, or an IoU above 0 and at most 1")
-    return RegionIou(kind="iou", iou=iou)
-
-
-def _option(name: str) -> str:
-    return "--" + name.replace("_", "-")
 
 
 # --- image by image -------------------------------------------------------------------------------
@@ -188,7 +105,7 @@ def _finish(job: ObjectJob, photograph: Photograph, begun: Begun) -> bool:
     """The second step: objects, and the files. The label map is there when the objects are."""
     name, image, maps = photograph.name, begun.image, begun.maps
     if maps is not None:
-        entries = _entries(name, maps.size, job.finder.instances(maps))
+        entries = _entries(job, name, maps.size, job.finder.instances(maps))
         indices = Image.fromarray(label_map_of(maps))
         indices.putpalette(job.colours.tobytes())
         save_png(job.places.labels(name), indices)
@@ -207,11 +124,11 @@ def _finish(job: ObjectJob, photograph: Photograph, begun: Begun) -> bool:
 def _overlay(job: ObjectJob, image: np.ndarray, entries: list[Entry]) -> Image.Image:
     assert job.min_score is not None
     shown = [entry for entry in entries if entry["score"] >= job.min_score]
-    drawn, texts = [], []
+    drawn, texts, names = [], [], _things(job)
     for entry in shown:
         x, y, w, h = entry["bbox"]
         drawn.append(Drawn(entry["segmentation"]["counts"], (x, y, x + w, y + h)))
-        texts.append(f"{job.finder.categories[entry['category_id']]} {entry['score']:.2f}")
+        texts.append(f"{names[entry['category_id']]} {entry['score']:.2f}")
     return named_overlay(image, drawn, texts)
 
 
@@ -252,13 +169,13 @@ def _write_list(path: Path, entries: Iterable[Entry]) -> int:
 
 
 def _things(job: ObjectJob) -> dict[int, str]:
-    """The categories that have objects, by number."""
-    return {number: job.finder.categories[number] for number in things_of(job.finder.categories)}
+    """The names of the categories that have objects, by their ids in results."""
+    return {published: job.finder.categories[n] for n, published in job.numbers.items()}
 
 
-def _entries(name: str, size: tuple[int, int], objects: Instances) -> list[Entry]:
+def _entries(job: ObjectJob, name: str, size: tuple[int, int], objects: Instances) -> list[Entry]:
     return [
-        _entry(name, category, score, (x0, y0, x1, y1), size, rle)
+        _entry(name, job.numbers[category], score, (x0, y0, x1, y1), size, rle)
         for category, score, (x0, y0, x1, y1), rle in zip(
             objects.categories.tolist(),
             objects.scores.tolist(),
