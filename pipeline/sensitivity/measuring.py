@@ -20,7 +20,7 @@ from pipeline.datasets.processes import processors
 from pipeline.datasets.run_lengths import read_texts
 from pipeline.errors import BadInput
 from pipeline.instance_finding import Finder, Maps, bytes_of_finding, maps_of
-from pipeline.instances import Instances
+from pipeline.instances import Instances, best_first
 from pipeline.metrics.instance import VOLUME, Pool, average_precision, mean_over_categories
 from pipeline.params import BoxInstances
 from pipeline.post_processing import in_two_steps
@@ -28,7 +28,8 @@ from pipeline.scoring.instances import Masks, pools_of, true_objects, with_masks
 from pipeline.sensitivity.page import Scores
 
 Look = Callable[[str], Maps]  # gives the maps of an image
-Pools = dict[int, Pool]  # by thing, of those that an image has or is said to have
+Ranked = tuple[Pool, np.ndarray]  # what is found in an image, and the support of each, (D,)
+Pools = dict[int, Ranked]  # by thing, of those that an image has or is said to have
 
 
 @dataclass(frozen=True)
@@ -159,7 +160,12 @@ def _pools(objects: Masks, found: Instances, size: tuple[int, int], things: Sequ
     """What is found in one image beside its objects."""
     masks = _masks(found.categories, found.rles, size, things)
     pools = pools_of(objects, masks, found.scores, len(things), 1)
-    return {n: pool for n, pool in enumerate(pools) if pool.num_objects or pool.scores.size}
+    supports = [found.support[masks.categories == n] for n in range(len(things))]
+    return {
+        n: (pool, support)
+        for n, (pool, support) in enumerate(zip(pools, supports, strict=True))
+        if pool.num_objects or support.size
+    }
 
 
 def _scores(images: Sequence[Pools], num_things: int) -> Scores:
@@ -170,13 +176,18 @@ def _scores(images: Sequence[Pools], num_things: int) -> Scores:
     return Scores(means[0.5], means[0.7], float(mean_over_categories(each.mean(axis=1))))
 
 
-def _joined(pools: Sequence[Pool]) -> Pool:
-    """One pool of those of several images."""
+def _joined(found: Sequence[Ranked]) -> Pool:
+    """One pool of those of several images, with ranks for scores: see `best_first`."""
+    pools = [pool for pool, _ in found]
     before = np.cumsum([0, *(pool.num_objects for pool in pools)])
     firsts = [pool.first + start for pool, start in zip(pools, before[:-1], strict=True)]
     none = np.zeros(0, np.int64)
+    scores = np.concatenate([np.zeros(0), *(pool.scores for pool in pools)])
+    order = best_first(scores, np.concatenate([none, *(support for _, support in found)]))
+    ranks = np.empty(len(order))
+    ranks[order] = np.arange(len(order), 0, -1)
     return Pool(
-        np.concatenate([np.zeros(0), *(pool.scores for pool in pools)]),
+        ranks,
         np.concatenate([none, *firsts]),
         np.concatenate([none, *(pool.near for pool in pools)]),
         np.concatenate([np.zeros(0), *(pool.overlaps for pool in pools)]),
