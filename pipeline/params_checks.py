@@ -127,10 +127,11 @@ def _check_ranges(value: Any, where: str) -> None:
                 continue
             numbers = entry if isinstance(entry, tuple) else (entry,)
             if not all(allowed[0] <= n <= allowed[1] and math.isfinite(n) for n in numbers):
-                raise BadInput(f"{key} is {entry}; expected {_bounds(*allowed)}")
+                raise BadInput(f"{key} is {entry}; expected {bounds(*allowed)}")
 
 
-def _bounds(lowest: float, highest: float) -> str:
+def bounds(lowest: float, highest: float) -> str:
+    """A range in words."""
     above = "above 0" if 0 < lowest < 1e-3 else f"at least {lowest:g}"
     return above if highest == math.inf else f"{above} and at most {highest:g}"
 

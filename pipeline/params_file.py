@@ -107,7 +107,8 @@ def _build_kind(choices: tuple[Any, ...], value: Any, file: str, where: str) -> 
     if isinstance(value, dict) and isinstance(given, str) and given in named:
         return _build_dataclass(named[given], value, file, where)
     if isinstance(value, dict) and not alone:
-        raise BadInput(f"{file}: {where}.kind is {given!r}; choose one of: {', '.join(named)}")
+        told = f"is {given!r}" if "kind" in value else "is missing"
+        raise BadInput(f"{file}: {where}.kind {told}; choose one of: {', '.join(named)}")
     known = [*alone, *(_outline(name, c) for name, c in named.items())]
     choose = "choose" if alone else "give a mapping,"
     raise BadInput(f"{file}: {where} is {given!r}; {choose} one of: {', '.join(known)}")

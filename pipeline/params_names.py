@@ -78,8 +78,8 @@ def _check_models(where: str, entry: Evaluation, params: Params, known: Callable
     known(f"{where}.localization", entry.localization, ["none", *params.instance])
     if entry.localization != "none" and not by_boxes:
         raise BadInput(
-            f"{where}.localization is {entry.localization!r}, but it asks no network for boxes; "
-            "give it instances of the kind boxes, or localization: none"
+            f"{where}.localization is {entry.localization!r}, but the evaluation asks no network "
+            "for boxes; give it instances of the kind boxes, or localization: none"
         )
     if "none" in (entry.model, entry.localization) and "none" not in params.weights:
         slot = "localization" if entry.localization == "none" else "model"

@@ -10,7 +10,7 @@ def add_segment(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", nargs="?", metavar="RUN_OR_CHECKPOINT", help=text)
     parser.add_argument("--images", type=Path, required=True, metavar="DIR")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="of the label maps")
-    text = "colour the photographs too: by category, with --instances by object"
+    text = "colour the photographs too: by category, with objects by object"
     parser.add_argument("--overlay", action="store_true", help=text)
     text = "sizes that are looked at, with commas between (default 1)"
     parser.add_argument("--scales", metavar="S,S", help=text)
@@ -37,7 +37,8 @@ def _add_instances(parser: argparse.ArgumentParser) -> None:
     text = "find the objects as an evaluation of params.yaml does: its networks, views and "
     text += "instances, but for what is given beside"
     parser.add_argument("--like", metavar="EVALUATION", help=text)
-    objects = parser.add_argument_group("with --instances or --like")
+    text = "defaults are those without --like"
+    objects = parser.add_argument_group("with --instances or --like", text)
 
     def number(name: str, kind: type, metavar: str, text: str) -> None:
         objects.add_argument(name, type=kind, metavar=metavar, help=text)

@@ -134,6 +134,27 @@ def test_overlays_of_tall_images_are_coloured_in_strips_that_join(model, tmp_pat
         assert (np.array(image) == expected).all()
 
 
+def test_what_is_written_may_not_hold_the_images(model, images, capsys):
+    for out in (images, images.parent):
+        assert main(["segment", str(model), "--images", str(images), "--out", str(out)]) == 2
+        told = capsys.readouterr().err
+        assert f"{out}: holds the images of {images}" in told and "--out" in told
+    assert not (images / "segment.json").exists()
+
+
+def test_a_folder_begun_with_other_settings_is_taken_while_nothing_is_made(model, images, capsys):
+    out = images.parent / "out"
+    assert run(model, images) == 0
+    shutil.rmtree(out / "labels")
+    assert run(model, images, "--flip") == 0
+    assert run(model, images) == 2
+    assert "of other settings are there" in capsys.readouterr().err
+    (out / "segment.json").write_text("zzz")
+    assert run(model, images) == 2
+    assert "segment.json: damaged" in capsys.readouterr().err
+    assert run(model, images, "--again") == 0
+
+
 def test_a_run_is_found_by_its_name(model, images, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert run("drawn", images) == 2

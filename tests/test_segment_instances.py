@@ -567,7 +567,7 @@ def test_options_of_objects_mean_nothing_without_a_localisation_network(models, 
     places = ["--images", str(images), "--out", str(images.parent / "out")]
     for option, value in given.items():
         assert main(["segment", str(models / "semantic.pt"), *places, option, value]) == 2
-        said = f"{option} without --instances: name a localisation network too"
+        said = f"{option} without --instances or --like: give one of them too"
         assert said in capsys.readouterr().err
     assert not (images.parent / "out").exists()
 

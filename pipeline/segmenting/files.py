@@ -60,6 +60,10 @@ class Places:
         folders = [self.out / name for name in ("labels", "overlays", "instances")]
         return [*folders, self.all_objects(), self.images()]
 
+    def anything(self) -> bool:
+        """Whether any file was made."""
+        return any(path.is_file() or any(path.rglob("*.*")) for path in self.made())
+
 
 def images_in(folder: Path, out: Path) -> tuple[dict[str, Path], list[Path], list[str]]:
     """The images below a folder by path without ending, clashes, and the names of other files.
@@ -69,7 +73,12 @@ def images_in(folder: Path, out: Path) -> tuple[dict[str, Path], list[Path], lis
     """
     if not folder.is_dir():
         raise BadFile(folder, "no folder", "name a folder with images")
-    own = out.resolve()
+    if out.exists() and not out.is_dir():
+        raise BadFile(out, "is there and no folder", "name another place for --out")
+    own, given = out.resolve(), folder.resolve()
+    if own == given or own in given.parents:
+        problem = f"holds the images of {folder}, which may not lie in what is written"
+        raise BadFile(out, problem, "name another folder for --out")
     found: dict[str, list[Path]] = {}
     others: list[str] = []
     for path in list_files(folder, Problems(collect=False), []):
@@ -115,12 +124,11 @@ def claim(
     """
     out, told = places.out, places.out / SETTINGS
     stale = places.made() if again else []
-    if out.exists() and not out.is_dir():
-        raise BadFile(out, "is there and no folder", "name another place")
     if told.is_file() and not again:
         before = _settings_of(told)
         shown = before.pop(OF_OVERLAYS, None)
-        if before != json.loads(json.dumps(settings)):  # as they are read
+        other = before != json.loads(json.dumps(settings))  # as they are read
+        if other and places.anything():
             problem = "label maps of another network or of other settings are there"
             raise BadFile(told, problem, "name a new folder, or give --again to remove them")
         if min_score is None:
@@ -141,12 +149,15 @@ def claim(
 
 
 def _settings_of(told: Path) -> dict[str, Any]:
-    """What the file of settings says; nothing where it is damaged."""
+    """What the file of settings says. BadFile where it is damaged."""
     try:
         settings = json.loads(told.read_text(encoding="utf-8"))
     except (ValueError, RecursionError):
-        return {}
-    return settings if isinstance(settings, dict) else {}
+        settings = None
+    if not isinstance(settings, dict):
+        remedy = "name a new folder, or give --again to make anew what is there"
+        raise BadFile(told, "damaged: it does not tell how the folder was begun", remedy)
+    return settings
 
 
 def save_png(path: Path, picture: Image.Image) -> None:

@@ -19,7 +19,7 @@ from pipeline.params import (
     RegionNms,
     Views,
 )
-from pipeline.params_checks import RANGES
+from pipeline.params_checks import RANGES, bounds
 
 SCALES = (0.05, 8.0)  # least and largest
 SMALLEST_TILE = 256  # pixels: that of `pipeline.tiles`, which is slow to import
@@ -142,7 +142,7 @@ def _objects(given: argparse.Namespace, like: Evaluation | None) -> ObjectSettin
         for name in (*NUMBERS, "min_score", "region_rule"):
             if getattr(given, name) is not None:
                 option = _option(name)
-                raise BadInput(f"{option} without --instances: name a localisation network too")
+                raise BadInput(f"{option} without --instances or --like: give one of them too")
         return None
     asked = "--like" if given.instances is None else "--instances"
     if given.crf is not None:
@@ -188,9 +188,7 @@ def _min_score(given: argparse.Namespace) -> float | None:
 
 def _check_range(option: str, value: float, least: float, most: float) -> None:
     if not least <= value <= most:
-        above = "above 0" if 0 < least < 1 else f"at least {least}"
-        bounds = above if most == math.inf else f"{above} and at most {most}"
-        raise BadInput(f"{option} {value}: give a number {bounds}")
+        raise BadInput(f"{option} {value}: give a number {bounds(least, most)}")
 
 
 def _region_nms(text: str) -> RegionNms:

@@ -101,8 +101,8 @@ def _entry(params: Params, evaluation: str) -> tuple[Evaluation, BoxInstances]:
     entry = params.evaluations[evaluation]
     if not isinstance(entry.instances, BoxInstances):
         raise BadInput(
-            f"evaluations.{evaluation}.instances is not of the kind boxes, whose settings are "
-            f"compared here; {choose}"
+            f"params.yaml: evaluations.{evaluation}.instances is not of the kind boxes, whose "
+            f"settings are compared here; {choose}"
         )
     return entry, entry.instances
 
